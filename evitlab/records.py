@@ -287,5 +287,6 @@ def record_key(
 
     `weights` is the hash of loaded weights, None for a seeded initialisation.
     """
-    machine = (environment.device, environment.device_name, environment.machine, environment.torch)
-    return digest([config, weights, task, settings, seed, machine, smoke])
+    where = (environment.device, environment.device_name, environment.machine)
+    how = (environment.torch, environment.threads, environment.allocator)
+    return digest([config, weights, task, settings, seed, where, how, smoke])

@@ -1,14 +1,15 @@
 """The knobs that derive variants from a published network: what each may be, and where it applies."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evitlab.problems import UserError, suggest
+
 ALL = ("deit", "swin", "efficientvit")
 
 
-class KnobError(ValueError):
+class KnobError(UserError):
     """Wrong knobs; `problems` holds one sentence for each."""
 
     def __init__(self, problems: Sequence[str]):
@@ -117,9 +118,7 @@ def check_knobs(knobs: Mapping[str, Any], *, family: str, num_stages: int) -> No
 def _find_problem(name: str, value: Any, family: str, num_stages: int) -> str | None:
     applicable = ", ".join(knobs_of(family))
     if name not in KNOBS:
-        nearest = difflib.get_close_matches(str(name), KNOBS, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        return f"{name} is not a knob{hint} (allowed: {applicable})"
+        return f"{name} is not a knob{suggest(str(name), KNOBS)} (allowed: {applicable})"
     knob = KNOBS[name]
     if family not in knob.families:
         return f"{name} does not apply to the family {family} (allowed: {applicable})"

@@ -1,0 +1,5 @@
+"""`python -m evitlab` is `evitlab`."""
+
+from evitlab.cli import main
+
+main()

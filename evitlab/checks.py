@@ -1,0 +1,143 @@
+"""What is wrong with a study beyond the types of its fields: contradictions, and networks that cannot be built."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from evitlab.models.knobs import KNOBS, KnobError
+from evitlab.models.zoo import ZOO, make_config
+from evitlab.problems import shorten, suggest
+from evitlab.settings import StudyFile, Tasks
+
+BASE = "base"
+"""Name of the row that every variant is compared with."""
+
+
+def expand(
+    grid: Mapping[str, list[Any]] | None, variants: Mapping[str, dict[str, Any]] | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Name and changes of each variant: those named, or the grid's lists crossed.
+
+    >>> expand({"mhsa_ratio": [0.2, 0.4]}, None)[1]
+    ('mhsa_ratio=0.4', {'mhsa_ratio': 0.4})
+    """
+    if variants is not None:
+        return list(variants.items())
+    grid = grid or {}
+    crossed = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+    return [(", ".join(f"{knob}={_show(value)}" for knob, value in change.items()), change) for change in crossed]
+
+
+def _show(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def find_contradictions(file: StudyFile) -> list[str]:
+    """Fields that are well-formed, each alone, but do not fit one another."""
+    problems = _find_variant_contradictions(file)
+    if all(getattr(file.tasks, task) is None for task in Tasks.__dataclass_fields__):
+        problems.append(f"tasks: must name at least one of {', '.join(Tasks.__dataclass_fields__)}, but got none")
+    train, throughput = file.tasks.train, file.tasks.throughput
+    if file.match is not None and throughput is None:
+        problems.append("match: needs the task throughput, which says how speed is measured, but got none")
+    if train is not None and (not train.seeds or len(set(train.seeds)) < len(train.seeds)):
+        problems.append(f"tasks.train.seeds: must hold different seeds, at least one, but got {list(train.seeds)}")
+    if train is not None and train.recipe.evaluations > train.recipe.steps:
+        got = f"evaluations={train.recipe.evaluations}"
+        problems.append(f"tasks.train.recipe.evaluations: must be at most steps={train.recipe.steps}, but got {got}")
+    if throughput is not None and throughput.min_rounds > throughput.max_rounds:
+        got = f"min_rounds={throughput.min_rounds}"
+        problems.append(f"tasks.throughput.min_rounds: must be at most {throughput.max_rounds=}, but got {got}")
+    for name, percent in ((file.paper or {}).get("top1") or {}).items():
+        if not 0 <= percent <= 100:
+            problems.append(f"paper.top1.{name}: must be percent from 0 to 100, but got {percent}")
+    if wrong := sorted(set(file.paper or {}) - {"top1"}):
+        problems.append(f"paper: unknown {', '.join(wrong)} (allowed: top1)")
+    return problems
+
+
+def _find_variant_contradictions(file: StudyFile) -> list[str]:
+    problems = []
+    if (file.grid is None) == (file.variants is None):
+        got = "neither" if file.grid is None else "both"
+        problems.append(f"grid, variants: a study must have one of them, but got {got}")
+    if file.grid is not None and (not file.grid or not all(file.grid.values())):
+        empty = [knob for knob, values in file.grid.items() if not values]
+        problems.append(f"grid: every knob needs at least one value, but got none for {', '.join(empty) or 'any knob'}")
+    if file.variants is not None and not file.variants:
+        problems.append("variants: must name at least one variant, but got none")
+    variants = expand(file.grid, file.variants)
+    names = [name for name, _ in variants]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"grid: two variants must not have one name, but got {', '.join(twice)} more than once")
+    if BASE in names:
+        problems.append(f"variants.{BASE}: this is the name of the base's own row; choose another")
+    if any(not name.strip() or not name.isprintable() or len(name) > 200 for name in names):
+        problems.append("variants: names must be printable, not empty and at most 200 characters long")
+    if file.match is not None and any("width" in changes for _, changes in variants):
+        problems.append("match: sets the width of every variant, so grid and variants must not change width")
+    return problems
+
+
+def find_network_problems(data: Mapping[str, Any]) -> list[str]:
+    """Wrong networks and knobs in a study as read, which may have other mistakes: they all are to come at once."""
+    base = data.get("base")
+    if isinstance(base, str):
+        base = {"name": base}
+    if not isinstance(base, dict):
+        return []
+    problems = _find_knob_problems(base, "base") + _find_unknown_knobs(data)
+    for place, network in [] if problems else _networks(data, base):
+        problems += _find_knob_problems(network, place)
+    for network in [] if problems else _proxies(data, base):
+        problems += _find_knob_problems(network, "tasks.train.proxy")
+    return list(dict.fromkeys(problems))
+
+
+def _find_unknown_knobs(data: Mapping[str, Any]) -> list[str]:
+    """Names in grid and variants that are no knob of any network."""
+    grid, variants = data.get("grid"), data.get("variants")
+    named = [("grid", knob) for knob in (grid if isinstance(grid, dict) else {})]
+    for name, changes in (variants if isinstance(variants, dict) else {}).items():
+        named += [
+            (f"variants.{name}", knob) for knob in (changes if isinstance(changes, dict) else {}) if knob != "base"
+        ]
+    return [
+        f"{place}: {knob} is not a knob{suggest(str(knob), KNOBS)} (allowed: {', '.join(KNOBS)})"
+        for place, knob in named
+        if knob not in KNOBS
+    ]
+
+
+def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and network of each variant, as far as grid and variants have the right form."""
+    grid, variants = data.get("grid"), data.get("variants")
+    if isinstance(grid, dict) and variants is None and all(isinstance(values, list) for values in grid.values()):
+        return [(f"grid ({name})", {**base, **changes}) for name, changes in expand(grid, None)]
+    named = variants.items() if isinstance(variants, dict) else []
+    return [(f"variants.{name}", _merge(base, changes)) for name, changes in named if isinstance(changes, dict)]
+
+
+def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks that are trained in place of the variants."""
+    train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
+    proxy = train.get("proxy") if isinstance(train, dict) else None
+    return [{**network, **proxy} for _, network in _networks(data, base)] if isinstance(proxy, dict) else []
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A named variant's network: its own `base` replaces the study's with all its knobs."""
+    own = {knob: value for knob, value in changes.items() if knob != "base"}
+    return {"name": changes["base"], **own} if "base" in changes else {**base, **own}
+
+
+def _find_knob_problems(network: Mapping[str, Any], place: str) -> list[str]:
+    name, knobs = network.get("name"), {knob: value for knob, value in network.items() if knob != "name"}
+    if not isinstance(name, str) or name not in ZOO:
+        hint = suggest(name, ZOO) if isinstance(name, str) else ""
+        return [f"{place}: unknown network {shorten(name)}{hint} (allowed: {', '.join(ZOO)})"]
+    try:
+        make_config(name, **{str(knob): value for knob, value in knobs.items()})
+    except KnobError as error:
+        return [f"{place}: {problem}" for problem in error.problems]
+    return []

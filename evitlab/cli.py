@@ -1,0 +1,212 @@
+"""The command line: parse, call, exit code. 0 done, 1 some variants failed, 2 bad input, 130 interrupted."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evitlab.study import Study
+
+app = typer.Typer(
+    help="An architecture-analysis and ablation lab for fast vision transformers.",
+    epilog="Begin with: evitlab run studies/mhsa_ratio.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+Machine = Annotated[
+    str | None,
+    typer.Option(help="Only measurements of this machine, by the eight digits that the message about mixing names."),
+]
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
+    results: Results = Path("results"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")] = 0,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study: measure and train every variant, then write records, table, figures and page.
+
+    What has been measured is kept: run it again after an interruption and it goes on, after an edit and only what the
+    edit changed is measured.
+    """
+    from evitlab.study import load_study
+
+    read = load_study(study, seed=seed, smoke=smoke)
+    folder = results / read.name / "smoke" if smoke else results / read.name
+    failed = _run(read, study, folder, device=device, as_json=as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool) -> bool:
+    """Run and report; whether a measurement is missing at the end."""
+    notes = Console(stderr=True)
+    with notes.status("loading torch", spinner="dots"):
+        from evitlab.environment import describe_environment, tune_allocator
+        from evitlab.progress import StudyProgress
+        from evitlab.report.study_report import STUDY_COPY, write_report
+        from evitlab.runner import conditions, find_missing, open_lab
+        from evitlab.store import write_atomically
+        from evitlab.sweep import run_study
+
+    tune_allocator()
+    bar: list[StudyProgress] = []
+    lab = open_lab(study, folder, describe_environment(device), lambda work, share: bar[0].update(work, share))
+    missing = find_missing(lab, [study.base, *study.variants()])
+    try:
+        with StudyProgress(missing, notes) as progress:
+            bar.append(progress)
+            done = run_study(lab)
+    except KeyboardInterrupt:
+        notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
+        raise typer.Exit(130) from None
+    write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
+    table = write_report(study, lab.records, conditions(lab.environment), folder)
+    _print_table(study, table, as_json=as_json)
+    if not as_json:
+        Console().print(f"records, table, figures and page: {folder}", highlight=False, soft_wrap=True)
+    return not done
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="Study files.")]) -> None:
+    """Say everything that is wrong with some study files, without running anything."""
+    from evitlab.study import StudyError, load_study
+
+    wrong = 0
+    for path in files:
+        try:
+            study = load_study(path)
+        except StudyError as error:
+            wrong += 1
+            print(error, file=sys.stderr)
+        else:
+            variants = study.variants()
+            print(f"{path}: right, {len(variants)} variants, tasks {', '.join(study.tasks_of(variants[0]))}")
+    raise typer.Exit(2 if wrong else 0)
+
+
+@app.command(name="list")
+def list_zoo(as_json: Json = False) -> None:
+    """List the networks of the zoo, and the knobs that derive variants from them."""
+    from evitlab.report.zoo_tables import describe_zoo, zoo_tables
+
+    if as_json:
+        print(json.dumps(describe_zoo(), indent=1))
+        return
+    for table in zoo_tables():
+        Console().print(table)
+
+
+@app.command()
+def show(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; none lists all studies with results.")] = None,
+    results: Results = Path("results"),
+    machine: Machine = None,
+    as_json: Json = False,
+) -> None:
+    """Print a study's table of results."""
+    from evitlab.report.study_report import tabulate
+    from evitlab.store import read_records
+
+    if study is None:
+        names = _find_studies(results)
+        print(json.dumps(names) if as_json else "\n".join(names))
+        return
+    read = _load_results(results, study)
+    _print_table(read, tabulate(read, read_records(results / study), _where(machine)), as_json=as_json)
+
+
+@app.command()
+def report(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; none means all studies with results.")] = None,
+    results: Results = Path("results"),
+    machine: Machine = None,
+) -> None:
+    """Write table, figures and page of a study anew from its records."""
+    from evitlab.report.study_report import PAGE, write_report
+    from evitlab.store import read_records
+
+    for name in [study] if study is not None else _find_studies(results):
+        read = _load_results(results, name)
+        write_report(read, read_records(results / name), _where(machine), results / name)
+        print(results / name / PAGE)
+
+
+def _find_studies(results: Path) -> list[str]:
+    from evitlab.report.study_report import STUDY_COPY
+
+    return sorted(path.parent.name for path in results.glob(f"*/{STUDY_COPY}"))
+
+
+def _load_results(results: Path, name: str) -> "Study":
+    """The study as it was when it last ran."""
+    from dataclasses import replace
+
+    from evitlab.report.study_report import STUDY_COPY
+    from evitlab.study import StudyError, load_study
+
+    if name not in (names := _find_studies(results)):
+        raise StudyError(results, [f"no results of a study {name!r} (there are: {', '.join(names) or 'none'})"])
+    return replace(load_study(results / name / STUDY_COPY), name=name)
+
+
+def _where(machine: str | None) -> dict[str, Any]:
+    return {} if machine is None else {"machine": machine}
+
+
+def _print_table(study: "Study", table: "pd.DataFrame", *, as_json: bool) -> None:
+    from evitlab.report.study_report import describe_proxy
+    from evitlab.report.tables import render_terminal
+
+    if as_json:
+        print(table.to_json(orient="records"))
+        return
+    console = Console()
+    console.print(render_terminal(table, title=study.file.question))
+    console.print(describe_proxy(study), highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from evitlab import __version__
+
+        print(f"evitlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An architecture-analysis and ablation lab for fast vision transformers."""
+
+
+def main() -> None:
+    """Entry point: bad input is one message and exit code 2, never a traceback."""
+    from evitlab.problems import UserError
+
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

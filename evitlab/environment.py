@@ -1,0 +1,187 @@
+"""The machine, the software and the settings behind a measurement: what they are, and how they are set.
+
+A speed means nothing without them. `describe_environment` reads them for the record; the other functions set
+what moves a timing most: device, threads, the C allocator.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import random
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evitlab import __version__
+from evitlab.records import Environment
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # mallopt's option numbers, from glibc's malloc.h
+MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # bytes; the second where glibc refuses the first
+TOP_PAD = 64 << 20  # bytes
+SYSTEM_DEFAULT = "system default"
+
+_tuned: str | None = None  # what tune_allocator did to this process: the C library cannot be asked
+
+
+def describe_environment(device: str = "cpu") -> Environment:
+    """Everything about machine and software that a measurement's record keeps."""
+    chosen = resolve_device(device)
+    commit, dirty = _git_state(Path(__file__).resolve().parents[1])
+    return Environment(
+        device=str(chosen),
+        device_name=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else cpu_model(),
+        machine=_machine_id(),
+        cores=_usable_cores(),
+        threads=torch.get_num_threads(),
+        memory_bytes=_memory_bytes(),
+        allocator=_allocator_set_outside(os.environ) or _tuned or SYSTEM_DEFAULT,
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        timm=metadata.version("timm"),
+        evitlab=__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, with its index where it is an accelerator: `cuda` becomes `cuda:0`."""
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, but got {name=}")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise ValueError(f"device must be cpu, as torch finds no CUDA device here, but got {name=}")
+    number = int(index) if index else torch.cuda.current_device()
+    if number >= count:
+        raise ValueError(f"device must be one of cuda:0 to cuda:{count - 1}, but got {name=}")
+    return torch.device("cuda", number)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def set_threads(count: int) -> None:
+    """Let torch's operators use that many threads, in the whole process."""
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, but got {count=}")
+    torch.set_num_threads(count)
+
+
+def tune_allocator() -> str:
+    """Make glibc keep freed memory, for the whole process; return how the allocator is set now.
+
+    By default glibc maps every activation of some megabytes afresh and gives it back, so a timing counts page
+    faults, most of all in memory-bound operators. Settings from outside (`MALLOC_*`, `GLIBC_TUNABLES`, a
+    preloaded allocator) stay as they are, and so does every other C library.
+    """
+    global _tuned
+    outside = _allocator_set_outside(os.environ)
+    if outside is None and _tuned is None and platform.libc_ver()[0] == "glibc":
+        _tuned = _set_glibc_thresholds()
+    return outside or _tuned or SYSTEM_DEFAULT
+
+
+def _set_glibc_thresholds() -> str:
+    mallopt = ctypes.CDLL(None).mallopt
+    # Older releases refuse a threshold over 32 MiB; larger blocks are then still mapped one by one.
+    mapped = next((size for size in MMAP_THRESHOLDS if mallopt(M_MMAP_THRESHOLD, size)), "unchanged")
+    trimmed = "never" if mallopt(M_TRIM_THRESHOLD, -1) else "unchanged"  # mallopt(3): -1 turns trimming off
+    padded = TOP_PAD if mallopt(M_TOP_PAD, TOP_PAD) else "unchanged"
+    return f"glibc, mmap threshold {mapped}, trim {trimmed}, top pad {padded}"
+
+
+def _allocator_set_outside(variables: Mapping[str, str]) -> str | None:
+    """Allocator settings among the environment variables, without any path; None where there are none."""
+    found = []
+    for name, value in sorted(variables.items()):
+        if name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
+            libraries = [Path(path).name for path in value.replace(":", " ").split()]
+            found += [f"preloaded {lib}" for lib in libraries if "malloc" in lib]  # jemalloc, tcmalloc, mimalloc
+        elif name.startswith("MALLOC_") or (name == "GLIBC_TUNABLES" and "glibc.malloc." in value):
+            found.append(name if "/" in value else f"{name}={value}")
+    return ", ".join(found) or None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch inside; give all their generators back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def load_average() -> float | None:
+    """One-minute load average of the machine; None where the system has none."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has no such call; a sandbox may forbid it
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name as its maker gives it, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # macOS and Windows have no such file; ARM Linux has it without a name
+        return _run("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows: the record says 0, unknown
+        return 0
+
+
+def _machine_id() -> str:
+    # All cores, not the usable ones, and whole GiB: pinning and a new kernel do not make another machine.
+    parts = (platform.node(), cpu_model(), os.cpu_count(), round(_memory_bytes() / 2**30))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout at that folder, and whether anything outside `results/` differs from it."""
+    if not (folder / ".git").exists():  # an installed copy: a repository further up is somebody else's
+        return None, None
+    git = ("git", "--no-optional-locks", "-C", str(folder))
+    commit = _run(*git, "rev-parse", "--verify", "HEAD")
+    changes = _run(*git, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return (commit, changes != "") if commit and changes is not None else (None, None)
+
+
+def _run(*command: str) -> str | None:
+    """What the command printed; None where it is missing or fails."""
+    # A git hook exports GIT_DIR and its like, which would point git at the repository of the hook.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,88 @@
+"""What a person sees while a study runs: which variant and task, how far, and the time left."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+EXPECTED_S = {"match": 14.0, "throughput": 5.0, "macs": 1.0, "operators": 4.0, "train": 14.0}
+"""Seconds a task is taken to last until the first of its kind has ended; only the time left depends on it."""
+
+
+class WorkLike(Protocol):
+    """What is shown of a piece of work."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class StudyProgress:
+    """A bar on a terminal, one line a finished piece of work elsewhere. Use as a context manager."""
+
+    def __init__(self, works: Sequence[WorkLike], console: Console):
+        self._console = console
+        self._left: dict[WorkLike, float] = dict.fromkeys(works, 1.0)
+        self._began: dict[WorkLike, float] = {}
+        self._seen: dict[str, list[float]] = {}
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=max(self._seconds_left(), 1e-9), left="")
+
+    def __enter__(self) -> "StudyProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, work: WorkLike, share: float) -> None:
+        """Take note that this work is so far done, in 0..1."""
+        if work not in self._left:
+            return
+        self._began.setdefault(work, time.monotonic())
+        self._left[work] = 1.0 - share
+        if share >= 1.0:
+            self._finish(work)
+        left = self._seconds_left()
+        done = self._bar.tasks[0].elapsed or 0.0
+        self._bar.update(
+            self._task, description=describe(work), completed=done, total=done + left, left=f"{_clock(left)} left"
+        )
+
+    def _finish(self, work: WorkLike) -> None:
+        del self._left[work]
+        seconds = time.monotonic() - self._began[work]
+        self._seen.setdefault(work.task, []).append(seconds)
+        if not self._console.is_terminal:
+            left = _clock(self._seconds_left())
+            self._console.print(f"{describe(work)}: {seconds:.1f} s, {left} left", markup=False, highlight=False)
+
+    def _seconds_left(self) -> float:
+        expected = {task: sum(seen) / len(seen) for task, seen in self._seen.items()}
+        return sum(share * expected.get(w.task, EXPECTED_S.get(w.task, 1.0)) for w, share in self._left.items())
+
+
+def describe(work: WorkLike) -> str:
+    """A piece of work in a few words."""
+    return f"{work.variant}: {work.task}" + (f", seed {work.seed}" if work.task == "train" else "")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

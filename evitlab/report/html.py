@@ -1,0 +1,269 @@
+"""One self-contained page for a study: question, expectation, result, conditions, and every repeat behind it."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from evitlab.records import Environment, Record
+from evitlab.report.tables import readable
+from evitlab.store import measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """The words of a page; the study's own, in plain text."""
+
+    study: str
+    question: str
+    source: str
+    expect: str
+    cost: str
+    proxy_note: str = ""
+    """What the accuracies are of, and what not; empty where nothing was trained."""
+    notes: str = ""
+    """Remarks of the study's author, paragraphs apart by an empty line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    png: bytes
+    alt: str
+    """What the picture shows, for those who cannot see it."""
+    caption: str
+
+
+def render_page(page: Page, *, table: pd.DataFrame, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
+    """The page as one HTML text: no network, no script, images inside, everything escaped.
+
+    `table` comes from `study_table` and `records` from `select_records`, called alike. Nothing in the page depends
+    on when it was made, so equal records give equal pages.
+    """
+    template = Template(files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
+    starts = sorted(record.start for record in records)
+    span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
+    return template.substitute(
+        title=escape(f"{page.study}: {page.question}"),
+        study=escape(page.study),
+        question=escape(page.question),
+        facts=_facts(page),
+        warning=_smoke_warning(records),
+        findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
+        proxy=f'<p class="note"><strong>Proxy.</strong> {escape(page.proxy_note)}</p>' if page.proxy_note else "",
+        table=_result_table(table),
+        figures="\n".join(_figure(picture) for picture in pictures),
+        failures=_failures(table, records),
+        meaning=_meaning(table, notes=page.notes),
+        conditions=_conditions(records),
+        repeats="\n".join(_variant_details(variant, records) for variant in table["variant"]),
+        footer=escape(f"Made by evitlab from {len(records)} records{span}."),
+    )
+
+
+def find(table: pd.DataFrame) -> list[str]:
+    """The result in sentences: the most accurate variant, which others its interval covers, the speeds reached."""
+    sentences = []
+    kind = "proxy top-1" if table["proxy_width"].notna().any() else "top-1"
+    if table["top1"].notna().any():
+        best = table.loc[table["top1"].idxmax()]
+        sentences.append(f"Highest {kind}: {best['variant']} with {_interval(best, 'top1', scale=100, unit='%')}.")
+        high = table["top1_high"].fillna(table["top1"])
+        near = table[(high >= best["top1_low"]) & (table["variant"] != best["variant"])]
+        if pd.isna(best["top1_low"]):
+            sentences.append("One seed gives no interval: differences between variants may be chance.")
+        elif len(near):
+            sentences.append(
+                f"Its 95% interval overlaps that of {', '.join(near['variant'])}: the study does not tell these apart."
+            )
+        else:
+            sentences.append("Its 95% interval overlaps no other.")
+    if table["paper_top1"].notna().any():
+        best = table.loc[table["paper_top1"].idxmax()]
+        sentences.append(f"In the source, on its own data, {best['variant']} is highest.")
+    speeds = table["speed_ratio"][table["speed_ratio_low"].notna()]
+    if len(speeds):
+        sentences.append(f"Measured speed over the base: {speeds.min():.2f} to {speeds.max():.2f}.")
+    return sentences
+
+
+def _interval(row: "pd.Series[Any]", name: str, *, scale: float, unit: str) -> str:
+    text = f"{scale * row[name]:.1f}{unit}"
+    if pd.isna(row[f"{name}_low"]):
+        return text
+    low, high = scale * row[f"{name}_low"], scale * row[f"{name}_high"]
+    return f"{text} (95% interval {low:.1f}-{high:.1f}, n={row['top1_seeds']} seeds)"
+
+
+def _facts(page: Page) -> str:
+    facts = {"Source": page.source, "Expectation": page.expect, "Cost": page.cost}
+    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()) + "</dl>"
+
+
+def _smoke_warning(records: Sequence[Record]) -> str:
+    if not any(record.smoke for record in records):
+        return ""
+    return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
+
+
+def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
+    """Cells must be escaped already; the first of each row is its header."""
+    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>\n"
+        for first, *rest in rows
+    )
+    return (
+        f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+    )
+
+
+def _result_table(table: pd.DataFrame) -> str:
+    text = readable(table).drop(columns="not measured", errors="ignore")
+    rows = [[_two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
+    return _html_table(text.columns, rows, caption="Small print below a value: its 95% interval.")
+
+
+def _two_lines(cell: str) -> str:
+    value, _, interval = escape(cell).partition("\n")
+    return f"{value}<br><small>{interval}</small>" if interval else value
+
+
+def _figure(picture: Picture) -> str:
+    data = b64encode(picture.png).decode()
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _failures(table: pd.DataFrame, records: Sequence[Record]) -> str:
+    lost = table[table["missing"].notna()]
+    if lost.empty:
+        return ""
+    items = "".join(
+        f"<li><strong>{escape(row['variant'])}</strong>: {escape(row['missing'])}</li>" for _, row in lost.iterrows()
+    )
+    errors = "".join(
+        f"<details><summary>{escape(record.variant)}, {escape(record.task)}, seed {record.seed}</summary>"
+        f"<div><pre>{escape(record.error or '')}</pre></div></details>"
+        for record in records
+        if record.status == "failed"
+    )
+    return (
+        f'<section aria-labelledby="missing"><h2 id="missing">Not measured</h2>\n<ul>{items}</ul>\n{errors}</section>'
+    )
+
+
+def _meaning(table: pd.DataFrame, *, notes: str) -> str:
+    """The rules of reading, only those that the table needs."""
+    rules = [
+        ("proxy_width", "Accuracies are a proxy's, not ImageNet's: they rank variants only as far as the proxy "
+                        "stands for the network that was timed."),
+        ("top1", "Accuracy intervals are Student t 95% intervals of the mean over seeds. They cover the luck of a "
+                 "seed, not the choice of data or budget."),
+        ("paper_top1", "The paper's values are of its own data and training: compare their order, not their height."),
+        ("infer_samples_per_sec", "Throughput holds for the machine, versions and settings named below. "
+                                  "Intervals are bootstrap 95% intervals of the median; they do not cover a change "
+                                  "of machine."),
+        ("speed_ratio", "Speed over base compares timings taken in turn, round by round."),
+        ("memory_bound_share", "Memory-bound operators are copies and reshapes, element-wise operations and norms; "
+                               "the share is of operator time, not of wall time."),
+        ("macs", 'MACs are multiply-accumulates of convolutions, linear layers and attention products; papers '
+                 'print them as "FLOPs".'),
+    ]  # fmt: skip
+    needed = [text for column, text in rules if table[column].notna().any()]
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in notes.split("\n\n") if text.strip())
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in needed) + f"</ul>{paragraphs}"
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    environments: dict[Environment, list[Record]] = {}
+    for record in records:
+        environments.setdefault(record.environment, []).append(record)
+    columns = [asdict(environment) for environment in environments]
+    rows = [[f"<code>{name}</code>", *(_plain(column[name]) for column in columns)] for name in (columns or [{}])[0]]
+    rows.append(["records", *(str(len(own)) for own in environments.values())])
+    headers = ["field", *(f"environment {number}" for number in range(1, len(columns) + 1))]
+    parts = [_html_table(headers, rows, caption="Machine and software.", kind="text")] if columns else []
+    settings: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        settings.setdefault((record.task, json.dumps(record.settings, sort_keys=True)), []).append(record)
+    rows = [
+        [
+            escape(task),
+            f"<code>{escape(text)}</code>",
+            ", ".join(map(str, sorted({r.seed for r in own}))),
+            str(len(own)),
+        ]
+        for (task, text), own in settings.items()
+    ]
+    caption = "What each task was asked to do."
+    parts.append(_html_table(["task", "settings", "seeds", "records"], rows, caption=caption, kind="text"))
+    wide = [f'<div class="wide" role="region" aria-label="Conditions" tabindex="0">{part}</div>' for part in parts]
+    return "\n".join([*wide, *_group_warning(records)])
+
+
+def _group_warning(records: Sequence[Record]) -> list[str]:
+    timings = [measured(record) for record in records if record.task == "throughput" and record.status == "ok"]
+    groups = {frozenset(timing.group) for timing in timings}
+    if len(groups) < 2:
+        return []
+    return [
+        f'<p class="note">The variants were timed in {len(groups)} groups, one after the other. Compare variants '
+        "of different groups by their speed over the base, not by their images per second.</p>"
+    ]
+
+
+def _plain(value: object) -> str:
+    return "not known" if value is None else escape(str(value))
+
+
+def _variant_details(variant: str, records: Sequence[Record]) -> str:
+    own = [record for record in records if record.variant == variant and record.status == "ok"]
+    rows = []
+    configs: dict[str, list[str]] = {}
+    for record in own:
+        rows.append([escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))])
+        tasks = configs.setdefault(json.dumps(record.config), [])
+        if record.task not in tasks:
+            tasks.append(record.task)
+    body = _html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
+    body += "".join(
+        f"<p>Network of {escape(', '.join(tasks))}:</p><pre>{escape(config)}</pre>" for config, tasks in configs.items()
+    )
+    return f"<details><summary>{escape(variant)}</summary><div>{body}</div></details>"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+RAW: dict[str, Callable[[Any], str]] = {
+    "match": lambda match: (
+        "width: speed over base: "
+        + ", ".join(f"{step.width}: {step.ratio:.3f}" for step in match.steps)
+        + ("" if match.reached else f"; target {match.speedup} +-{match.tolerance} missed")
+    ),
+    "macs": lambda macs: ", ".join(f"{name}: {count:,}" for name, count in macs.macs_by_operator.items()),
+    "throughput": lambda timing: (
+        f"seconds a batch of {timing.batch_size}, {len(timing.seconds)} repeats in turn with "
+        f"{len(timing.group) - 1} other models: {_numbers(timing.seconds)}; load average "
+        f"{timing.load_average_before} before, {timing.load_average_after} after"
+    ),
+    "operators": lambda profile: (
+        f"memory-bound share of every pass: {_numbers(profile.memory_bound_shares)}; slowest operators, ms: "
+        + ", ".join(f"{op.operator} {1000 * op.seconds:.3g}" for op in profile.operators[:6])
+    ),
+    "train": lambda result: (
+        f"top-1 {result.top1:.4f}, top-5 {result.top5:.4f}, top-1 on training images {result.train_top1:.4f}; "
+        "step: top-1: " + ", ".join(f"{epoch.step}: {epoch.top1:.3f}" for epoch in result.curve)
+    ),
+}
+"""How the repeats of each task are written out."""

@@ -1,0 +1,87 @@
+"""Everything that a study leaves for people: table, figures and page, written from its records."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evitlab.records import Record
+from evitlab.report.figures import memory_bound_bars, throughput_accuracy, to_png
+from evitlab.report.html import Page, Picture, render_page
+from evitlab.report.tables import select_records, study_table, to_csv
+from evitlab.store import write_atomically
+from evitlab.study import Study
+
+TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
+
+
+def tabulate(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> pd.DataFrame:
+    """The study's table of the records made under the conditions `where`; see `study_table`."""
+    return study_table(
+        _of_seeds(study, records),
+        study=study.name,
+        requests=study.requests(),
+        where=where,
+        smoke=study.smoke,
+        paper_top1=study.paper_top1(),
+    )
+
+
+def write_report(study: Study, records: Sequence[Record], where: Mapping[str, Any], folder: Path) -> pd.DataFrame:
+    """Write table, figures and page beside the records, each in one step; return the table."""
+    table = tabulate(study, records, where)
+    chosen = select_records(
+        _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
+    )
+    pictures = []
+    for name, (figure, alt, caption) in _draw(study, table, chosen).items():
+        png = to_png(figure)
+        write_atomically(folder / f"{name}.png", png)
+        pictures.append(Picture(png=png, alt=alt, caption=caption))
+    page = Page(
+        study=study.name,
+        question=study.file.question,
+        source=study.file.source,
+        expect=study.file.expect,
+        cost=study.file.cost,
+        proxy_note=describe_proxy(study),
+        notes=study.file.notes,
+    )
+    write_atomically(folder / PAGE, render_page(page, table=table, pictures=pictures, records=chosen))
+    write_atomically(folder / TABLE, to_csv(table))
+    return table
+
+
+def describe_proxy(study: Study) -> str:
+    """What the accuracies of a study are of, and what not; empty where it trains nothing."""
+    train = study.tasks.train
+    if train is None:
+        return ""
+    what = "the network itself"
+    if train.proxy is not None:
+        knobs = ", ".join(f"{knob} {value}" for knob, value in train.proxy.items())
+        what = f"a proxy of the network timed: the same knobs at {knobs} (scaled as the network was)"
+    return (
+        f"Accuracy is that of {what}, trained for {train.recipe.steps} steps of {train.recipe.batch_size} images of "
+        f"the data set '{train.data}' with {len(train.seeds)} seeds. It is not ImageNet's."
+    )
+
+
+def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.seed in study.seeds(record.task)]
+
+
+def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[str, tuple[Figure, str, str]]:
+    """Figures by file name, each with what it shows in words and a caption."""
+    figure = throughput_accuracy(
+        table, title=study.file.question, proxy_note=describe_proxy(study), paper_note=study.file.source
+    )
+    alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
+    drawn = {"throughput_accuracy": (figure, alt, "Accuracy and speed of every variant, with 95% intervals.")}
+    if any(record.task == "operators" and record.status == "ok" for record in chosen):
+        bars = memory_bound_bars(chosen, title="Where the time of a forward pass goes, by class of operator")
+        alt = "Share of the runtime by class of operator for every variant, memory-bound classes set off."
+        drawn["memory_bound"] = (bars, alt, "Share of operator time by class; the paper's Fig. 2 asks the same.")
+    return drawn

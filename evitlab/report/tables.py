@@ -1,0 +1,335 @@
+"""From records to one table with a row a variant: base units in the table, rounded only where shown."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from math import floor, log10, sqrt
+from statistics import mean, stdev
+from textwrap import fill
+from typing import Any, Literal
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+from scipy.stats import t as student_t
+
+from evitlab.records import Environment, Record
+from evitlab.store import measured
+
+COLUMNS = {
+    "variant": ("text", "name in the study"),
+    "knob_*": ("any", "one column a knob: the variant's changes to the base; empty where it has none"),
+    "width": ("count", "embedding channels of the first stage, after matching to a speed"),
+    "macs": ("count", 'multiply-accumulates of one image; papers print them as "FLOPs"'),
+    "param_count": ("count", "trainable scalars with BatchNorm folded"),
+    "infer_img_size": ("text", "height x width in pixels of the speed measurements"),
+    "infer_batch_size": ("count", "images a forward pass in the speed measurements"),
+    "infer_samples_per_sec": ("images/s", "batch size over the median repeat"),
+    "infer_samples_per_sec_low": ("images/s", "bootstrap 95% interval of the median"),
+    "infer_samples_per_sec_high": ("images/s", "its upper end"),
+    "speed_ratio": ("ratio", "speed over the base's, timed in turn with it; 1 for the base by definition"),
+    "speed_ratio_low": ("ratio", "bootstrap 95% interval; empty for the base"),
+    "speed_ratio_high": ("ratio", "its upper end"),
+    "match_reached": ("flag", "whether rescaling came within its tolerance of the target speed"),
+    "memory_bound_share": ("share", "operator time in memory-bound operators: copies, element-wise, norms"),
+    "memory_bound_share_low": ("share", "bootstrap 95% interval over the profiled passes"),
+    "memory_bound_share_high": ("share", "its upper end"),
+    "top1": ("share", "held-out top-1 accuracy, mean over the seeds"),
+    "top1_low": ("share", "Student t 95% interval of the mean over seeds, cut to 0..1; empty for one seed"),
+    "top1_high": ("share", "its upper end"),
+    "top1_seeds": ("count", "trainings behind top1, one a seed"),
+    "top1_values": ("list of shares", "top1 of every seed, in the order of the seeds"),
+    "top5": ("share", "held-out top-5 accuracy, mean over the seeds"),
+    "train_data": ("text", "data set of the accuracies"),
+    "proxy_img_size": ("text", "pixels of the network trained, where it is not the network timed"),
+    "proxy_width": ("count", "channels of its first stage"),
+    "paper_top1": ("share", "what the source of the study reports, on its own data set; not comparable"),
+    "missing": ("text", "tasks without a measurement, and why"),
+}
+"""Column -> (unit, meaning). Names are timm's where timm has one. Shares are 0..1."""
+
+DTYPES = {"count": "Int64", "images/s": "float64", "ratio": "float64", "share": "float64", "flag": "boolean"}
+
+MACS = "MACs (papers: FLOPs)"
+
+TIMINGS = ("match", "throughput", "operators")
+
+
+class TableError(ValueError):
+    """Records that cannot stand in one table; the message says which and how to choose."""
+
+
+def select_records(
+    records: Iterable[Record],
+    *,
+    study: str,
+    requests: Mapping[tuple[str, str], str],
+    where: Mapping[str, object] | None = None,
+    smoke: bool = False,
+) -> list[Record]:
+    """The records that a table of a study stands on, in the order of `requests`.
+
+    `requests` maps (variant, task), in the order of the study, to the hash of what the study asks there now.
+    For each (variant, task, seed) on one machine and device it is the latest `ok` record of that request;
+    where there is none at all, the latest failed one. `where` keeps the records with these fields of their
+    environment, such as `{"machine": "0a1b2c3d"}`. Smoke records and others never meet.
+
+    Measurements of several machines, devices or versions of torch do not mix, nor timings of several thread
+    counts or allocators: that is a `TableError`. Counts (`macs`) are the same everywhere.
+    """
+    where = where or {}
+    known = [field.name for field in fields(Environment)]
+    if unknown := [name for name in where if name not in known]:
+        raise TableError(f"where must name fields of the environment ({', '.join(known)}), but got {unknown=}")
+    latest: dict[tuple[object, ...], Record] = {}
+    failures: dict[tuple[str, str, int], Record] = {}
+    for record in sorted(records, key=lambda record: record.start):
+        if not _is_wanted(record, study=study, requests=requests, where=where, smoke=smoke):
+            continue
+        work = (record.variant, record.task, record.seed)
+        if record.status == "failed":
+            failures[work] = record
+        else:
+            latest[work if record.task == "macs" else (*work, *_place(record))] = record
+    _refuse_mixture(list(latest.values()), study=study)
+    done = {(record.variant, record.task, record.seed) for record in latest.values()}
+    chosen = [*latest.values(), *(record for work, record in failures.items() if work not in done)]
+    order = {pair: position for position, pair in enumerate(requests)}
+    return sorted(chosen, key=lambda record: (order[record.variant, record.task], record.seed))
+
+
+def study_table(
+    records: Iterable[Record],
+    *,
+    study: str,
+    requests: Mapping[tuple[str, str], str],
+    where: Mapping[str, object] | None = None,
+    smoke: bool = False,
+    paper_top1: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """One row a variant, in the order of `requests`; columns as in `COLUMNS`, chosen by `select_records`.
+
+    `paper_top1` maps variants to the accuracy that the study's source reports, as a share.
+    """
+    paper_top1 = paper_top1 or {}
+    if wrong := {name: value for name, value in paper_top1.items() if not 0 <= value <= 1}:
+        raise TableError(f"paper_top1 must be shares in 0..1, but got {wrong}")
+    chosen = select_records(records, study=study, requests=requests, where=where, smoke=smoke)
+    tasks: dict[str, list[str]] = {}
+    for variant, task in requests:
+        tasks.setdefault(variant, []).append(task)
+    rows = []
+    for variant, wanted in tasks.items():
+        own = [record for record in chosen if record.variant == variant]
+        rows.append(_row(own, tasks=wanted) | {"variant": variant, "paper_top1": paper_top1.get(variant)})
+    knobs = dict.fromkeys(name for row in rows for name in row if name.startswith("knob_"))
+    names = [name for column in COLUMNS for name in (knobs if column == "knob_*" else [column])]
+    table = pd.DataFrame(rows, columns=names)
+    return table.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES})
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table at full precision; lists and mappings as JSON."""
+    plain = table.map(lambda cell: json.dumps(cell) if isinstance(cell, list | dict) else cell)
+    return str(plain.to_csv(index=False, lineterminator="\n"))
+
+
+def _is_wanted(
+    record: Record,
+    *,
+    study: str,
+    requests: Mapping[tuple[str, str], str],
+    where: Mapping[str, object],
+    smoke: bool,
+) -> bool:
+    return (
+        record.study == study
+        and record.smoke == smoke
+        and requests.get((record.variant, record.task)) == record.request
+        and all(getattr(record.environment, name) == value for name, value in where.items())
+    )
+
+
+def _place(record: Record) -> tuple[str, str]:
+    return record.environment.machine, record.environment.device
+
+
+def _refuse_mixture(records: Sequence[Record], *, study: str) -> None:
+    measurements = [record for record in records if record.task != "macs"]
+    timings = [record for record in records if record.task in TIMINGS]
+    for name in ("machine", "device", "torch", "threads", "allocator"):
+        together = timings if name in ("threads", "allocator") else measurements
+        counts = Counter(getattr(record.environment, name) for record in together)
+        if len(counts) > 1:
+            found = ", ".join(f"{value} ({count} records)" for value, count in counts.items())
+            raise TableError(
+                f"study {study!r}: measurements of one table must share their {name}, but got {found}; "
+                f"choose one, for example where {name}={next(iter(counts))}, or run all of the study again"
+            )
+
+
+def _row(records: Sequence[Record], *, tasks: Sequence[str]) -> dict[str, Any]:
+    done: dict[str, list[Record]] = {}
+    for record in records:
+        if record.status == "ok":
+            done.setdefault(record.task, []).append(record)
+    row: dict[str, Any] = {f"knob_{name}": value for record in records for name, value in record.knobs.items()}
+    row["missing"] = "; ".join(_missing(records, tasks=tasks)) or None
+    for task in ("operators", "throughput", "macs"):  # each names the network; the last that exists wins
+        if task in done:
+            row["width"] = _width(done[task][0].config)
+    if "macs" in done:
+        macs = measured(done["macs"][0])
+        row |= {"macs": macs.macs, "param_count": macs.params}
+    if "throughput" in done:
+        row |= _throughput_cells(measured(done["throughput"][0]))
+    if "operators" in done:
+        profile = measured(done["operators"][0])
+        for name in ("memory_bound_share", "memory_bound_share_low", "memory_bound_share_high"):
+            row[name] = getattr(profile, name)
+    if "match" in done:
+        row["match_reached"] = measured(done["match"][0]).reached
+    if "train" in done:
+        timed = next((done[task][0].config for task in ("throughput", "macs") if task in done), None)
+        row |= _train_cells(done["train"], timed=timed)
+    return row
+
+
+def _throughput_cells(timing: Any) -> dict[str, Any]:
+    return {
+        "infer_img_size": _size(timing.image_size),
+        "infer_batch_size": timing.batch_size,
+        "infer_samples_per_sec": timing.images_per_second,
+        "infer_samples_per_sec_low": timing.images_per_second_low,
+        "infer_samples_per_sec_high": timing.images_per_second_high,
+        "speed_ratio": 1.0 if timing.ratio is None else timing.ratio,
+        "speed_ratio_low": timing.ratio_low,
+        "speed_ratio_high": timing.ratio_high,
+    }
+
+
+def _train_cells(records: Sequence[Record], *, timed: dict[str, Any] | None) -> dict[str, Any]:
+    results = [measured(record) for record in records]
+    values = [result.top1 for result in results]
+    low, high = mean_interval(values)
+    cells = {
+        "top1": mean(values),
+        "top1_low": low,
+        "top1_high": high,
+        "top1_seeds": len(values),
+        "top1_values": values,
+        "top5": mean(result.top5 for result in results),
+        "train_data": results[0].data,
+    }
+    trained = records[0].config
+    if trained != timed:
+        cells |= {"proxy_img_size": _size(trained["image_size"]), "proxy_width": _width(trained)}
+    return cells
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Student t 95% interval of the mean of shares, cut to 0..1; none for a single value."""
+    if len(values) < 2:
+        return None, None
+    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+
+
+def _missing(records: Sequence[Record], *, tasks: Sequence[str]) -> list[str]:
+    reasons = []
+    for task in tasks:
+        own = [record for record in records if record.task == task]
+        if not own:
+            reasons.append(f"{task}: not run")
+        seeds: dict[str, list[str]] = {}
+        for record in own:
+            if record.status == "failed":
+                reason = (record.error or "failed").splitlines()[0]
+                seeds.setdefault(reason, []).append(str(record.seed))
+            elif task == "macs" and (uncounted := measured(record).uncounted):
+                reasons.append(f"macs: not counted: {', '.join(uncounted)}")
+        for reason, failed in seeds.items():
+            which = "" if len(failed) == len(own) else f" (seed {', '.join(failed)})"
+            reasons.append(f"{task}{which}: {reason}")
+    return reasons
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    return int(config["stages"][0]["width"])
+
+
+def _size(image_size: Sequence[int]) -> str:
+    return f"{image_size[0]}x{image_size[1]}"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text: rounded, in handy units, intervals on a second line, empty columns left out."""
+    seeds = table["top1_seeds"].dropna().unique()
+    trained = "proxy" if table["proxy_width"].notna().any() else "as trained here"
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "variant": ("variant", str),
+        "width": ("width", str),
+        MACS: ("macs", _si),
+        "params": ("param_count", _si),
+        "images/s": ("infer_samples_per_sec", _significant),
+        "speed over base": ("speed_ratio", "{:.2f}".format),
+        "memory bound %": ("memory_bound_share", _percent),
+        f"top-1 %, {trained}" + (f" (n={seeds[0]})" if len(seeds) == 1 else ""): ("top1", _percent),
+        "top-1 %, paper": ("paper_top1", _percent),
+        "not measured": ("missing", str),
+    }
+    cells = {
+        header: [_cell(row, name, show, say_seeds=len(seeds) > 1) for _, row in table.iterrows()]
+        for header, (name, show) in columns.items()
+        if table[name].notna().any()
+    }
+    return pd.DataFrame(cells)
+
+
+def render_terminal(table: pd.DataFrame, *, title: str) -> Table:
+    """The readable table for a terminal; its accuracy column says "proxy" where it is one."""
+    text = readable(table).rename(columns={MACS: "MACs"})
+    missing = text.pop("not measured") if "not measured" in text else pd.Series(dtype=str)
+    notes = ['MACs: papers print them as "FLOPs". Second lines: 95% intervals.']
+    notes += [f"not measured: {text['variant'][row]}: {why}" for row, why in missing.items() if why]
+    caption = escape("\n".join(notes))
+    shown = Table(title=escape(title), caption=caption, box=None, padding=(0, 1, 0, 0))
+    shown.title_justify = shown.caption_justify = "left"
+    for name in text.columns:
+        longest = max(len(line) for cell in text[name] for line in cell.split("\n"))
+        justify: Literal["left", "right"] = "left" if name == "variant" else "right"
+        shown.add_column(fill(name, max(longest, 5), break_long_words=False), justify=justify, overflow="fold")
+    for row in text.itertuples(index=False):
+        shown.add_row(*(escape(cell) for cell in row))
+    return shown
+
+
+def _cell(row: "pd.Series[Any]", name: str, show: Callable[[Any], str], *, say_seeds: bool) -> str:
+    if pd.isna(row[name]):
+        return ""
+    text = show(row[name])
+    if name == "top1" and say_seeds:
+        text += f" (n={row['top1_seeds']})"
+    if name == "speed_ratio" and not pd.isna(row["match_reached"]) and not row["match_reached"]:
+        text += " (target missed)"
+    if f"{name}_low" in row and not pd.isna(row[f"{name}_low"]):
+        text += f"\n{show(row[f'{name}_low'])}-{show(row[f'{name}_high'])}"
+    return text
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, or a whole number."""
+    digits = 2 - floor(log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, digits)}f}"
+
+
+def _si(count: int) -> str:
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return _significant(count / factor) + letter
+    return str(count)

@@ -1,0 +1,295 @@
+"""For each variant and task not yet recorded: build, run, record. Here the paper half and the tensor half meet."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from evitlab.checks import BASE
+from evitlab.measure.macs import count_macs
+from evitlab.measure.operators import profile_operators
+from evitlab.measure.throughput import measure_throughput
+from evitlab.models.config import ModelConfig, config_from_dict
+from evitlab.models.network import build_model
+from evitlab.records import Environment, MacCount, Match, OperatorProfile, Record, TrainResult, record_key
+from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings
+from evitlab.store import append, measured, read_records
+from evitlab.study import Study, Variant
+from evitlab.subnetworks import match_throughput
+from evitlab.train.data import DataSet, classes_of, load_data
+from evitlab.train.loop import train
+
+Share = Callable[[float], None]
+"""Told how far a piece of work is, from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One task on one variant with one seed: what a record will hold."""
+
+    variant: str
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """A study, where its results go, and what measures it; remembers what has been recorded."""
+
+    study: Study
+    folder: Path
+    environment: Environment
+    on_progress: Callable[[Work, float], None]
+    """Called with 0 when work begins, then with its share done, with 1 when it ends."""
+    records: list[Record] = field(default_factory=list)
+
+    def find(self, variant: Variant, work: Work) -> Record | None:
+        """The measurement of this work under these conditions, if it has been made."""
+        request = self.study.request(variant, work.task)
+        for record in reversed(self.records):
+            asked = record.variant == work.variant and record.request == request and record.seed == work.seed
+            if asked and record.status == "ok" and _same_conditions(record.environment, self.environment):
+                return record
+        return None
+
+    def keep(self, record: Record) -> Record:
+        """Put a record on disk, then in mind."""
+        append(record, self.folder)
+        self.records.append(record)
+        return record
+
+
+def open_lab(study: Study, folder: Path, environment: Environment, on_progress: Callable[[Work, float], None]) -> Lab:
+    """A lab that knows the records already in its folder."""
+    return Lab(
+        study=study, folder=folder, environment=environment, on_progress=on_progress, records=read_records(folder)
+    )
+
+
+def list_work(study: Study, variant: Variant) -> list[Work]:
+    """All work on a variant, in order."""
+    return [
+        Work(variant=variant.name, task=task, seed=seed)
+        for task in study.tasks_of(variant)
+        for seed in study.seeds(task)
+    ]
+
+
+def find_missing(lab: Lab, variants: Sequence[Variant]) -> list[Work]:
+    """The work that has no measurement yet under these conditions."""
+    return [work for variant in variants for work in list_work(lab.study, variant) if lab.find(variant, work) is None]
+
+
+def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
+    """All missing work on some variants: match each, time all in turn, then the other tasks variant by variant.
+
+    What fails is recorded with its reason, and the rest goes on; a variant that could not be matched goes no further.
+    """
+    configs = {variant.name: _match(lab, variant) for variant in variants}
+    ready = [variant for variant in variants if configs[variant.name] is not None]
+    _time_in_turn(lab, ready, {name: config for name, config in configs.items() if config is not None})
+    for variant in ready:
+        for work in list_work(lab.study, variant):
+            config = configs[variant.name]
+            if work.task in TASKS and config is not None:
+                _run_task(lab, variant, work, config)
+
+
+def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, device: str, share: Share) -> MacCount:
+    """MACs and parameters of a network."""
+    return count_macs(build_model(config, seed=seed), image_size=config.image_size)
+
+
+def run_operators(
+    config: ModelConfig, settings: OperatorsSettings, seed: int, device: str, share: Share
+) -> OperatorProfile:
+    """Where a network's time goes."""
+    return profile_operators(
+        build_model(config, seed=seed), **asdict(settings), image_size=config.image_size, device=device, seed=seed
+    )
+
+
+def run_train(config: ModelConfig, settings: TrainSettings, seed: int, device: str, share: Share) -> TrainResult:
+    """Accuracy of a network, trained from its seed."""
+    data = _load(settings.data, config.image_size, settings.train_images, settings.val_images)
+    model = build_model(config, seed=seed).to(device)
+    return train(model, data, settings.recipe, seed=seed, on_step=lambda step, steps: share(step / steps))
+
+
+TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_operators, "train": run_train}
+"""Tasks on one network alone: `(config, settings, seed, device, share) -> measurement`."""
+
+
+@lru_cache(maxsize=1)  # the seeds and variants of a study train on the same images
+def _load(name: str, image_size: tuple[int, int], train_images: int, val_images: int) -> DataSet:
+    return load_data(name, image_size=image_size[0], train_images=train_images, val_images=val_images)
+
+
+def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
+    if work.task == "train":
+        config = make_proxy(lab.study, variant, config)
+    share = partial(lab.on_progress, work)
+    settings = getattr(lab.study.tasks, work.task)
+    run = partial(TASKS[work.task], config, settings, work.seed, lab.environment.device, share)
+    _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
+
+
+def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConfig:
+    """What is trained for a variant: the network itself, or the study's proxy scaled as matching scaled the network."""
+    train_settings = study.tasks.train
+    assert train_settings is not None
+    num_classes = len(classes_of(train_settings.data))
+    if train_settings.proxy is None:
+        return replace(config, num_classes=num_classes)
+    factor = config.stages[0].width / variant.make_config().stages[0].width
+    proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    return proxy.resize(proxy.make_config().stages[0].width * factor)
+
+
+def _match(lab: Lab, variant: Variant) -> ModelConfig | None:
+    """The variant's network at the study's speed; None where matching failed."""
+    if "match" not in lab.study.tasks_of(variant):
+        return variant.make_config()
+    assert lab.study.match is not None
+    assert lab.study.tasks.throughput is not None
+    config = variant.make_config()
+    work = Work(variant=variant.name, task="match", seed=lab.study.seed)
+    settings = {"match": lab.study.settings("match"), "base": lab.study.base_settings}
+    run = partial(
+        match_throughput,
+        build_model(lab.study.base.make_config(), seed=work.seed),
+        variant.resize,
+        width=config.stages[0].width,
+        step=variant.width_step,
+        settings=lab.study.match,
+        timing=lab.study.tasks.throughput,
+        device=lab.environment.device,
+        seed=work.seed,
+        on_progress=partial(lab.on_progress, work),
+    )
+    record = _attempt(lab, variant, work, config, settings, run)
+    if record.status == "failed":
+        return None
+    match: Match = measured(record)
+    return config_from_dict(match.matched_config)
+
+
+def _time_in_turn(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> None:
+    """Throughput of all variants that lack it, in one interleaved run with the base.
+
+    Where the run fails, each variant is timed alone with the base, so that one that cannot run spoils no other.
+    """
+    timing = lab.study.tasks.throughput
+    works = {v.name: Work(variant=v.name, task="throughput", seed=lab.study.seed) for v in variants}
+    missing = [v for v in variants if timing is not None and lab.find(v, works[v.name]) is None]
+    if timing is None or not missing:
+        return
+    own = [v for v in missing if v.name != BASE]
+    base_config = lab.study.base.make_config()
+    models = {BASE: build_model(base_config, seed=lab.study.seed)}
+    start, clock = datetime.now(UTC), time.perf_counter()
+
+    def progress(share: float) -> None:
+        for variant in missing:
+            lab.on_progress(works[variant.name], share)
+
+    try:
+        models |= {v.name: build_model(configs[v.name], seed=lab.study.seed) for v in own}
+        timed = measure_throughput(
+            models,
+            **asdict(timing),
+            image_size=base_config.image_size,
+            device=lab.environment.device,
+            seed=lab.study.seed,
+            on_progress=progress,
+        )
+    except Exception as error:
+        if len(own) > 1:
+            for variant in own:
+                _time_in_turn(lab, [lab.study.base, variant], configs)
+            return
+        outcome: dict[str, Any] = {v.name: _failure(error) for v in missing}
+    else:
+        outcome = {name: {"status": "ok", "measurement": asdict(result)} for name, result in timed.items()}
+    for variant in missing:
+        seconds = (time.perf_counter() - clock) / len(missing)
+        settings = asdict(timing)
+        made = _make_record(lab, variant, works[variant.name], configs[variant.name], settings)
+        lab.keep(replace(made, **outcome[variant.name], start=start.isoformat(), seconds=seconds))
+        lab.on_progress(works[variant.name], 1.0)
+
+
+def _attempt(
+    lab: Lab,
+    variant: Variant,
+    work: Work,
+    config: ModelConfig,
+    settings: Mapping[str, Any],
+    run: Callable[[], Any],
+) -> Record:
+    """The record of this work: found, taken over from equal work asked for otherwise, or made now."""
+    if (found := lab.find(variant, work)) is not None:
+        return found
+    made = _make_record(lab, variant, work, config, settings)
+    for record in reversed(lab.records):
+        if record.key == made.key and record.status == "ok":
+            outcome: dict[str, Any] = {"status": "ok", "measurement": record.measurement}
+            return lab.keep(replace(made, **outcome, start=record.start, seconds=record.seconds))
+    lab.on_progress(work, 0.0)
+    clock = time.perf_counter()
+    try:
+        outcome = {"status": "ok", "measurement": asdict(run())}
+    except Exception as error:
+        outcome = _failure(error)
+    record = lab.keep(replace(made, **outcome, seconds=time.perf_counter() - clock))
+    lab.on_progress(work, 1.0)
+    return record
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """Status and reason: the first line says it, what follows is torch's advice."""
+    reason = (str(error).strip().splitlines() or ["no message"])[0]
+    return {"status": "failed", "error": f"{type(error).__name__}: {reason}"}
+
+
+def _make_record(lab: Lab, variant: Variant, work: Work, config: ModelConfig, settings: Mapping[str, Any]) -> Record:
+    """The record of work that has begun, before its outcome is known."""
+    plain = config.to_dict()
+    return Record(
+        key=record_key(
+            config=plain,
+            weights=None,
+            task=work.task,
+            settings=dict(settings),
+            seed=work.seed,
+            environment=lab.environment,
+            smoke=lab.study.smoke,
+        ),
+        study=lab.study.name,
+        request=lab.study.request(variant, work.task),
+        variant=variant.name,
+        knobs=dict(variant.changes),
+        config=plain,
+        task=work.task,
+        settings=dict(settings),
+        status="failed",
+        environment=lab.environment,
+        seed=work.seed,
+        start=datetime.now(UTC).isoformat(),
+        seconds=0.0,
+        smoke=lab.study.smoke,
+    )
+
+
+def _same_conditions(one: Environment, other: Environment) -> bool:
+    """Whether a measurement under one may stand for a measurement under the other."""
+    return conditions(one) == conditions(other)
+
+
+def conditions(environment: Environment) -> dict[str, Any]:
+    """The fields of an environment that no table may mix."""
+    names = ("machine", "device", "device_name", "torch", "threads", "allocator")
+    return {name: getattr(environment, name) for name in names}

@@ -1,0 +1,245 @@
+"""Records on disk: one JSON line each in `results/<study>/records.jsonl`, only ever appended.
+
+A line is written whole or not at all. A crash can still leave half a line at the end; it is moved to
+`records.jsonl.torn` before anything more is written, so it is neither lost nor read as a measurement.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
+from functools import cache
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from evitlab.records import MEASUREMENTS, RECORD, SCHEMA, Environment, Record
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, only one process may write to a folder at a time
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:  # pandas takes half a second to import, and only `load` needs it
+    import pandas as pd
+
+RECORDS = "records.jsonl"
+TORN = "records.jsonl.torn"
+
+
+class StoreError(ValueError):
+    """A results folder that cannot be read or written; names file, line, field and what is allowed."""
+
+
+def append(record: Record, folder: str | Path) -> None:
+    """Add one record to the folder's file, on disk before this returns; on an error the file is as it was.
+
+    Creates the folder. Sets a torn last line aside first, with a warning. Refuses a record that could not be
+    read back. Processes that append to one file wait for each other.
+    """
+    path = Path(folder) / RECORDS
+    where = f"{path}: new record of {record.variant!r}, {record.task!r}"
+    try:
+        line = record.to_json().encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{where}: must hold finite numbers and plain data, but got: {error}") from None
+    _parse(line, where=where)
+    with _os_errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", buffering=0) as file:
+            _lock(file)
+            _set_torn_tail_aside(file, path)
+            _write_or_undo(file, line + b"\n")
+
+
+def repair(folder: str | Path) -> bool:
+    """Move a torn last line to `records.jsonl.torn`; say whether there was one."""
+    path = Path(folder) / RECORDS
+    with _os_errors_name(path), suppress(FileNotFoundError), open(path, "rb+", buffering=0) as file:
+        _lock(file)
+        return _set_torn_tail_aside(file, path)
+    return False
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """All records of a folder in the order written; none if it has no file. Changes nothing on disk.
+
+    A torn last line is skipped with a warning; any other line must be a record of this schema.
+    """
+    path = Path(folder) / RECORDS
+    with _os_errors_name(path):
+        try:
+            *lines, tail = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+    if tail and _is_json(tail):
+        lines.append(tail)  # a whole record that only lacks its newline
+    elif tail:
+        warnings.warn(f"{path}: line {len(lines) + 1}: skipped, a crash tore it", stacklevel=2)
+    return [_parse(line, where=f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def finished_keys(folder: str | Path) -> set[str]:
+    """Keys of the work that has an `ok` record here: it need not be done again."""
+    return {record.key for record in read_records(folder) if record.status == "ok"}
+
+
+def measured(record: Record) -> Any:
+    """The measurement of an `ok` record, as its task's dataclass in `MEASUREMENTS`."""
+    return _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
+
+
+def load(*folders: str | Path, smoke: bool = False) -> "pd.DataFrame":
+    """All records of some folders as one tidy table, a row each; smoke records only on request.
+
+    A column is a field of `Record`; where that is a mapping, one column for each of its entries, after a dot:
+    `knobs.mhsa_ratio`, `settings.batch_size`, `config.stages`, `environment.torch`. The fields of a
+    measurement stand under the name of its task, in base units: `throughput.images_per_second`, `train.top1`.
+    Failed records have a row too: `status` tells them apart.
+    """
+    import pandas as pd
+
+    records = [record for folder in folders for record in read_records(folder)]
+    rows = [_as_row(record) for record in records if smoke or not record.smoke]
+    plain = [field.name for field in fields(Record) if field.name != "measurement"]
+    return pd.json_normalize(rows, max_level=1) if rows else pd.DataFrame(columns=plain)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Replace a file in one step: a reader, or a crash, sees the old content or the new, never a part."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _os_errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # gone after a successful replace
+                temporary.unlink()
+
+
+@contextmanager
+def _os_errors_name(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def _lock(file: FileIO) -> None:
+    """Wait until no other process appends; closing the file gives the lock back."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _write_or_undo(file: FileIO, data: bytes) -> None:
+    end = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(data):  # a disk that fills up takes a part and reports the error on the next call
+            written += file.write(data[written:])
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):  # the first error is the one to report
+            file.truncate(end)
+        raise
+
+
+def _set_torn_tail_aside(file: FileIO, path: Path) -> bool:
+    """End the file with a newline: finish a whole last record, move half of one to the file beside it."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return False
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return False
+    file.seek(0)
+    tail = file.read().rpartition(b"\n")[2]
+    if _is_json(tail):
+        _write_or_undo(file, b"\n")
+        return False
+    with open(path.with_name(TORN), "ab", buffering=0) as torn:
+        _write_or_undo(torn, tail + b"\n")  # on disk there before it goes here: a crash in between keeps both
+    file.truncate(end - len(tail))
+    warnings.warn(f"{path}: last line was torn by a crash; moved to {TORN}", stacklevel=4)
+    return True
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is whole: no proper part of a JSON object is JSON itself."""
+    try:
+        json.loads(line.decode())
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(line: bytes, *, where: str) -> Record:
+    if not _is_json(line):
+        raise StoreError(f"{where}: must be one JSON object, but got {_shorten(line)}")
+    data = json.loads(line)
+    schema = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StoreError(f"{where}: schema {schema} is newer than {SCHEMA}: update evitlab to read it")
+    if schema != SCHEMA:
+        raise StoreError(f"{where}: schema: must be {SCHEMA}, but got {schema!r}")
+    try:
+        record = RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        raise StoreError(_explain(error, where=where, owner=Record, prefix="")) from None
+    _check_measurement(record, where=where)
+    return record
+
+
+def _check_measurement(record: Record, *, where: str) -> None:
+    if record.task not in MEASUREMENTS:
+        raise StoreError(f"{where}: task: must be one of {', '.join(MEASUREMENTS)}, but got {record.task!r}")
+    if record.status == "failed":
+        return
+    try:
+        _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
+    except ValidationError as error:
+        owner = MEASUREMENTS[record.task]
+        raise StoreError(_explain(error, where=where, owner=owner, prefix="measurement.")) from None
+
+
+@cache
+def _adapter(task: str) -> TypeAdapter[Any]:
+    return TypeAdapter(MEASUREMENTS[task])
+
+
+def _explain(error: ValidationError, *, where: str, owner: type, prefix: str) -> str:
+    """All that is wrong with one line, a sentence for each field."""
+    problems = []
+    for detail in error.errors(include_url=False):
+        location = detail["loc"]
+        field = (prefix + ".".join(str(part) for part in location)).rstrip(".") or "line"
+        if detail["type"] == "unexpected_keyword_argument":
+            parent = {1: owner, 2: Environment if location[0] == "environment" else None}.get(len(location))
+            names = f"; allowed are {', '.join(known.name for known in fields(parent))}" if parent else ""
+            problems.append(f"{field}: unknown field{names}")
+        elif "missing" in detail["type"]:
+            problems.append(f"{field}: required, but missing")
+        else:
+            problems.append(f"{field}: {detail['msg']}, but got {_shorten(detail['input'])}")
+    return f"{where}: " + "; ".join(problems)
+
+
+def _shorten(value: object) -> str:
+    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_row(record: Record) -> dict[str, Any]:
+    row = asdict(record)
+    measurement = row.pop("measurement")
+    return row if measurement is None else row | {record.task: measurement}

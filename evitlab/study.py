@@ -1,0 +1,192 @@
+"""A study: one YAML file, one question. Read it, say everything that is wrong with it, expand it into variants."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from evitlab.checks import BASE, expand, find_contradictions, find_network_problems
+from evitlab.models.config import ModelConfig
+from evitlab.models.knobs import per_stage
+from evitlab.models.zoo import default_knobs, make_config
+from evitlab.problems import UserError, explain, shorten
+from evitlab.records import digest
+from evitlab.settings import MatchSettings, StudyFile, Tasks
+from evitlab.yamlfile import YamlError, read_yaml
+
+
+class StudyError(UserError):
+    """A study that cannot be run; every line of the message is `file: field: what is wrong, what is allowed`."""
+
+    def __init__(self, path: Path | str, problems: list[str]):
+        super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+        self.problems = problems
+
+
+TASK_ORDER = ("match", "throughput", "macs", "operators", "train")
+"""Speed first, before training warms the machine up; matching first of all, as it decides the width."""
+
+_STUDY_FILE = TypeAdapter(StudyFile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One network of a study: a zoo network and the knobs that make it differ."""
+
+    name: str
+    network: str
+    """Zoo name that the knobs start from."""
+    knobs: Mapping[str, Any]
+    """All knobs set, the study's base's among them."""
+    changes: Mapping[str, Any]
+    """The variant's own."""
+
+    def make_config(self) -> ModelConfig:
+        """The variant's network."""
+        return make_config(self.network, **self.knobs)
+
+    def with_knobs(self, **knobs: Any) -> "Variant":
+        """The same variant with further knobs set."""
+        return replace(self, knobs={**self.knobs, **knobs})
+
+    @property
+    def width_step(self) -> int:
+        """What the first stage's width must be a multiple of: its heads."""
+        heads = {**default_knobs(self.network), **self.knobs}["num_heads"]
+        return int(heads if isinstance(heads, int) else heads[0])
+
+    def resize(self, width: float) -> ModelConfig:
+        """The variant's network with its first stage near this width, the other stages in proportion."""
+        first = max(1, round(width / self.width_step)) * self.width_step
+        widths = self.knobs.get("width")
+        if not isinstance(widths, list | tuple):
+            return make_config(self.network, **{**self.knobs, "width": first})
+        heads = per_stage(default_knobs(self.network)["num_heads"], len(widths))
+        heads = per_stage(self.knobs.get("num_heads", heads), len(widths))
+        scaled = [max(1, round(w * first / widths[0] / h)) * h for w, h in zip(widths, heads, strict=True)]
+        return make_config(self.network, **{**self.knobs, "width": scaled})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study that can be run: everything in it has been checked."""
+
+    name: str
+    file: StudyFile
+    seed: int = 0
+    """Of timing order, inputs and weights; trainings add their own to it."""
+    smoke: bool = False
+
+    @property
+    def tasks(self) -> Tasks:
+        return self.file.tasks
+
+    @property
+    def match(self) -> MatchSettings | None:
+        return self.file.match
+
+    @cached_property
+    def base(self) -> Variant:
+        """The network that speeds are compared with."""
+        knobs = dict(self.file.base) if isinstance(self.file.base, dict) else {"name": self.file.base}
+        return Variant(name=BASE, network=knobs.pop("name"), knobs=knobs, changes={})
+
+    def variants(self) -> list[Variant]:
+        """Every variant in the study's order, the base not among them."""
+        return [_vary(self.base, name, changes) for name, changes in expand(self.file.grid, self.file.variants)]
+
+    def requests(self) -> dict[tuple[str, str], str]:
+        """(variant, task) -> hash of what is asked there, for all work that belongs to the study; prose left out."""
+        return {
+            (variant.name, task): self.request(variant, task)
+            for variant in [self.base, *self.variants()]
+            for task in self.tasks_of(variant)
+        }
+
+    def tasks_of(self, variant: Variant) -> list[str]:
+        """What is done to a variant, in this order; the base is neither matched to itself nor trained."""
+        tasks = ("macs", "throughput", "operators") if variant.name == BASE else TASK_ORDER
+        return [task for task in tasks if self.settings(task) is not None]
+
+    def settings(self, task: str) -> dict[str, Any] | None:
+        """A task's settings as plain data, without the seeds; None where the study does not run it."""
+        settings = self.match if task == "match" else getattr(self.tasks, task)
+        if settings is None:
+            return None
+        return {name: value for name, value in asdict(settings).items() if name != "seeds"}
+
+    def seeds(self, task: str) -> tuple[int, ...]:
+        """The seeds that a task runs with: one, but for training."""
+        train = self.tasks.train
+        return tuple(self.seed + own for own in train.seeds) if task == "train" and train else (self.seed,)
+
+    def request(self, variant: Variant, task: str) -> str:
+        """Hash of all in the study that decides what this task measures on this variant."""
+        matched = None if self.match is None or variant.name == BASE else (self.settings("match"), self.base_settings)
+        asked = [variant.network, dict(variant.knobs), matched, task, self.settings(task), self.smoke]
+        return digest(asked)
+
+    @property
+    def base_settings(self) -> list[Any]:
+        """What a matched speed depends on beside the variant: the base and how both are timed."""
+        return [self.base.network, dict(self.base.knobs), self.settings("throughput")]
+
+    def paper_top1(self) -> dict[str, float]:
+        """The source's accuracies by variant, as shares."""
+        return {name: percent / 100 for name, percent in ((self.file.paper or {}).get("top1") or {}).items()}
+
+
+def load_study(path: Path | str, *, seed: int = 0, smoke: bool = False) -> Study:
+    """Read a study file; with `smoke` in tiny sizes that walk the same path.
+
+    Raises StudyError that names every mistake: file, field, value, what is allowed.
+    """
+    path = Path(path)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", path.stem):
+        rule = "the file's name is the study's name: letters, digits, _ and -, beginning with a letter or digit"
+        raise StudyError(path, [f"{rule}, but got {path.stem!r}"])
+    try:
+        data = read_yaml(path)
+    except YamlError as error:
+        raise StudyError(path, [str(error)]) from None
+    if not isinstance(data, dict):
+        names = ", ".join(StudyFile.__dataclass_fields__)
+        raise StudyError(path, [f"must hold a mapping with the fields {names}, but got {shorten(data)}"])
+    try:
+        file = _STUDY_FILE.validate_json(json.dumps(data, allow_nan=False), strict=True)
+    except ValidationError as error:
+        raise StudyError(path, explain(error, StudyFile) + find_network_problems(data)) from None
+    except (TypeError, ValueError) as error:
+        raise StudyError(path, [f"must hold plain finite values (dates need quotes), but got: {error}"]) from None
+    if problems := find_contradictions(file) + find_network_problems(data):
+        raise StudyError(path, problems)
+    study = Study(name=path.stem, file=file, seed=seed)
+    return _shrink(study) if smoke else study
+
+
+def _vary(base: Variant, name: str, changes: dict[str, Any]) -> Variant:
+    """A variant: from another network where its changes name one, else from the study's base."""
+    own = {knob: value for knob, value in changes.items() if knob != "base"}
+    if "base" in changes:
+        return Variant(name=name, network=changes["base"], knobs=own, changes=changes)
+    return Variant(name=name, network=base.network, knobs={**base.knobs, **own}, changes=own)
+
+
+def _shrink(study: Study) -> Study:
+    """The same path in seconds: sizes so small that the numbers mean nothing."""
+    tasks, match = study.tasks, study.match
+    if tasks.throughput is not None:
+        few = {"batch_size": 1, "min_rounds": 2, "max_rounds": 2}
+        tasks = replace(tasks, throughput=replace(tasks.throughput, **few))
+    if tasks.operators is not None:
+        tasks = replace(tasks, operators=replace(tasks.operators, batch_size=1, repeats=2))
+    if tasks.train is not None:
+        recipe = replace(tasks.train.recipe, steps=2, batch_size=8, evaluations=1)
+        tasks = replace(tasks, train=replace(tasks.train, train_images=64, val_images=64, recipe=recipe))
+    match = None if match is None else replace(match, max_measurements=1)
+    return replace(study, file=replace(study.file, tasks=tasks, match=match), smoke=True)

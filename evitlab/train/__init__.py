@@ -1,0 +1,1 @@
+"""Training: images as tensors, the training loop, accuracy."""
