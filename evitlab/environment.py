@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from evitlab import __version__
+from evitlab.problems import UserError
 from evitlab.records import Environment
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # mallopt's option numbers, from glibc's malloc.h
@@ -55,15 +56,15 @@ def resolve_device(name: str) -> torch.device:
     """The device of that name, with its index where it is an accelerator: `cuda` becomes `cuda:0`."""
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
-        raise ValueError(f"device must be cpu, cuda or cuda:N, but got {name=}")
+        raise UserError(f"device must be cpu, cuda or cuda:N, but got {name=}")
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if count == 0:
-        raise ValueError(f"device must be cpu, as torch finds no CUDA device here, but got {name=}")
+        raise UserError(f"device must be cpu, as torch finds no CUDA device here, but got {name=}")
     number = int(index) if index else torch.cuda.current_device()
     if number >= count:
-        raise ValueError(f"device must be one of cuda:0 to cuda:{count - 1}, but got {name=}")
+        raise UserError(f"device must be one of cuda:0 to cuda:{count - 1}, but got {name=}")
     return torch.device("cuda", number)
 
 
@@ -109,7 +110,8 @@ def _allocator_set_outside(variables: Mapping[str, str]) -> str | None:
     for name, value in sorted(variables.items()):
         if name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
             libraries = [Path(path).name for path in value.replace(":", " ").split()]
-            found += [f"preloaded {lib}" for lib in libraries if "malloc" in lib]  # jemalloc, tcmalloc, mimalloc
+            # jemalloc, tcmalloc, mimalloc; what else is preloaded does not allocate
+            found += [f"preloaded {library}" for library in libraries if "malloc" in library]
         elif name.startswith("MALLOC_") or (name == "GLIBC_TUNABLES" and "glibc.malloc." in value):
             found.append(name if "/" in value else f"{name}={value}")
     return ", ".join(found) or None

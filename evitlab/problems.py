@@ -7,6 +7,9 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
 
+_WORDS = {"Input should be": "must be", "a valid array": "a list", "an object": "a mapping"}
+"""pydantic's words and YAML's."""
+
 
 class UserError(ValueError):
     """A mistake in what a person gave; the command line prints the message alone and exits with 2."""
@@ -24,7 +27,9 @@ def explain(error: ValidationError, owner: type) -> list[str]:
         elif "missing" in detail["type"]:
             sentences.append(f"{place}: required, but missing")
         else:
-            rule = detail["msg"].replace("Input should be", "must be").replace("an object", "a mapping")
+            rule = detail["msg"]
+            for theirs, ours in _WORDS.items():
+                rule = rule.replace(theirs, ours)
             sentences.append(f"{place}: {rule}, but got {shorten(detail['input'])}")
     return sentences
 
@@ -48,10 +53,13 @@ def _is_type_tag(part: Any) -> bool:
 
 def _field_names(owner: Any, path: Sequence[Any]) -> list[str]:
     """Fields of the dataclass that lies at `path` below `owner`."""
+    found = [owner]
     for part in path:
-        hint = owner if isinstance(part, int) else get_type_hints(owner).get(part)
-        owner = next((inner for inner in _flatten(hint) if is_dataclass(inner)), owner)
-    return [field.name for field in fields(owner)]
+        hints = [get_type_hints(each).get(str(part)) for each in found]
+        inner = [each for hint in hints for each in _flatten(hint) if is_dataclass(each)]
+        tagged = [each for each in found if getattr(each, "type", None) == part]  # a union names its choice by `type`
+        found = tagged or inner or found
+    return [field.name for field in fields(found[0])]
 
 
 def _flatten(hint: Any) -> list[Any]:

@@ -108,6 +108,10 @@ class Throughput:
     load_average_after: float | None
 
 
+MEMORY_BOUND = ("reshape and copy", "element-wise", "normalisation")
+"""Classes of operators that the paper calls memory-bound (EfficientViT, Sec. 2.1 and Fig. 2)."""
+
+
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class OperatorTime:

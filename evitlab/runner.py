@@ -1,5 +1,6 @@
 """For each variant and task not yet recorded: build, run, record. Here the paper half and the tensor half meet."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -241,12 +242,19 @@ def _attempt(
     lab.on_progress(work, 0.0)
     clock = time.perf_counter()
     try:
-        outcome = {"status": "ok", "measurement": asdict(run())}
+        outcome = {"status": "ok", "measurement": _plain(run())}
     except Exception as error:
         outcome = _failure(error)
     record = lab.keep(replace(made, **outcome, seconds=time.perf_counter() - clock))
     lab.on_progress(work, 1.0)
     return record
+
+
+def _plain(measurement: Any) -> dict[str, Any]:
+    """A measurement as plain data; one that is not finite is no measurement."""
+    plain = asdict(measurement)
+    json.dumps(plain, allow_nan=False)
+    return plain
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -39,9 +39,7 @@ def _product_with_addend_macs(inputs: Values, outputs: Values) -> int:
 
 def _padded_by_name_macs(inputs: Values, outputs: Values) -> Counter[str]:
     image, weight, output = get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])
-    return Counter(
-        conv=conv_flop_count(image, weight, output)
-    )  # the name under which fvcore keeps the others
+    return Counter(conv=conv_flop_count(image, weight, output))  # the name under which fvcore keeps the others
 
 
 def _attention_macs(inputs: Values, outputs: Values) -> int:

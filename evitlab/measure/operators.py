@@ -19,11 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 from evitlab.environment import resolve_device, synchronize
 from evitlab.measure.inputs import copy_for_inference, height_and_width, is_folded, random_images
 from evitlab.measure.intervals import median_interval
-from evitlab.records import OperatorProfile, OperatorTime
+from evitlab.records import MEMORY_BOUND, OperatorProfile, OperatorTime
 
 WARMUP_PASSES = 3
 OTHER = "other"
-MEMORY_BOUND = ("reshape and copy", "element-wise", "normalisation")
 
 # fmt: off
 OPERATOR_CLASSES: dict[str, tuple[str, ...]] = {
@@ -181,8 +180,7 @@ def _profile_pass(model: nn.Module, images: Tensor) -> Pass:
     if on_gpu:  # what stays on the CPU, as calls of the CUDA runtime do, takes no time on the device
         rows = [row for row in rows if row.self_device_time_total > 0]
     return {
-        row.key: (row.count, (row.self_device_time_total if on_gpu else row.self_cpu_time_total) * 1e-6)
-        for row in rows
+        row.key: (row.count, (row.self_device_time_total if on_gpu else row.self_cpu_time_total) * 1e-6) for row in rows
     }
 
 

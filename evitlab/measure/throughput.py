@@ -49,9 +49,7 @@ def measure_throughput(
     where the time of the warm-up does not count. As the interval decides when to stop, it holds the truth
     somewhat less often than 95%. `on_progress` hears the share of the limits used up, from 0 to 1.
     """
-    limits = _Limits(
-        half_width=half_width, min_rounds=min_rounds, max_rounds=max_rounds, time_limit_s=time_limit_s
-    )
+    limits = _Limits(half_width=half_width, min_rounds=min_rounds, max_rounds=max_rounds, time_limit_s=time_limit_s)
     if not models:
         raise ValueError(f"models must name at least one model, but got {models=}")
     where = resolve_device(device)
@@ -167,9 +165,7 @@ def _warm_up(model: nn.Module, images: Tensor) -> _WarmModel:
     while calls < WARMUP_CALLS or perf_counter() - start < WARMUP_SECONDS:
         fastest = min(fastest, _time_calls(model, images, calls=1))
         calls += 1
-    return _WarmModel(
-        model=model, warmup_calls=calls, calls_per_repeat=max(1, ceil(REPEAT_SECONDS / fastest))
-    )
+    return _WarmModel(model=model, warmup_calls=calls, calls_per_repeat=max(1, ceil(REPEAT_SECONDS / fastest)))
 
 
 def _time_repeat(warm: _WarmModel, images: Tensor) -> float:
@@ -186,9 +182,7 @@ def _time_calls(model: nn.Module, images: Tensor, *, calls: int) -> float:
     return (perf_counter() - start) / calls
 
 
-def _speeds(
-    seconds: Mapping[str, Sequence[float]], name: str, *, batch_size: int, seed: int
-) -> dict[str, Any]:
+def _speeds(seconds: Mapping[str, Sequence[float]], name: str, *, batch_size: int, seed: int) -> dict[str, Any]:
     """The fields of a record that are computed from the repeats."""
     reference = next(iter(seconds))
     call = median_interval(seconds[name], seed=seed)

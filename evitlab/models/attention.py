@@ -259,14 +259,17 @@ def _add_mask(
     if bias is None:
         return mask
     height, width = x.shape[1:3] if channels_last else x.shape[2:4]
-    biases = bias(height, width)[None]
+    biases = bias(int(height), int(width))[None]  # while tracing, sizes are tensors
     return biases if mask is None else biases + mask
 
 
 def _mask_shifted(
     grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], x: Tensor
 ) -> Float[Tensor, "windows 1 N N"]:
-    """-100 between positions that the shift brought into one window from different sides (Swin, Fig. 4)."""
+    """-100 between positions that the shift brought into one window from different sides (Swin, Fig. 4).
+
+    On a map that windows do not tile, the padding comes after the shift, as in timm: there the sides stay unmasked.
+    """
     regions = []
     for count, side, moved in zip(grid, window, shift, strict=True):
         places = torch.arange(count * side, device=x.device)

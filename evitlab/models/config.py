@@ -4,13 +4,17 @@ Two layouts carry the features. `tokens`: (B, N, C) with a class token, (B, H, W
 before each residual branch (DeiT, Swin). `maps`: (B, C, H, W); convolutions, each followed by its norm (EfficientViT).
 """
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from evitlab.problems import explain
+
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = tuple[Count, Count]
 
 
@@ -28,7 +32,7 @@ class AttentionConfig:
     """Query and key channels per head."""
     v_dim: Count
     """Value channels per head."""
-    scale: Annotated[float, Field(gt=0)]
+    scale: Positive
     """Factor on the products of queries and keys; stays as it was when queries and keys are pruned."""
     window: Size | None = None
     """Height and width of the windows that attention is confined to, in positions; None: all positions."""
@@ -112,7 +116,7 @@ class ModelConfig:
     in_channels: Count = 3
     num_classes: Count = 1000
     norm: Literal["layer", "batch"]
-    norm_eps: float
+    norm_eps: Positive
     act: Literal["gelu", "relu", "hardswish"]
     stem: StemConfig
     class_token: bool = False
@@ -149,10 +153,9 @@ def config_from_dict(data: Any) -> ModelConfig:
     Raises ValueError that names every wrong field with its place.
     """
     try:
-        config = _MODEL_CONFIG.validate_python(data)
+        config = _MODEL_CONFIG.validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, but got {e['input']!r}" for e in error.errors()]
-        raise ValueError("config: " + "; ".join(problems)) from None
+        raise ValueError("config: " + "; ".join(explain(error, ModelConfig))) from None
     if problems := find_problems(config):
         raise ValueError("config: " + "; ".join(problems))
     return config
@@ -160,35 +163,74 @@ def config_from_dict(data: Any) -> ModelConfig:
 
 def find_problems(config: ModelConfig) -> list[str]:
     """What contradicts itself in a config, one sentence each; empty for one that can be built."""
-    problems = []
-    if not config.stages:
-        problems.append("stages must hold at least one stage")
-    elif config.stem.widths[-1:] != (config.stages[0].width,):
-        problems.append(f"stem.widths must end with the first stage's width, but got {config.stem.widths=}")
+    problems = _find_stem_problems(config)
     if config.class_token and not config.position_embedding:
         problems.append("class_token needs position_embedding, which fixes the grid beside it")
     if config.layout == "maps" and (config.class_token or config.position_embedding):
         problems.append("class_token and position_embedding need the layout 'tokens'")
-    for number, stage in enumerate(config.stages):
-        if (number == 0) != (stage.downsample is None):
-            problems.append(f"stages.{number}.downsample must be given in every stage but the first")
-        for block in stage.blocks:
-            for layer in block.layers:
-                if layer.type == "attention":
-                    problems += [f"stages.{number}: {p}" for p in _find_attention_problems(layer, stage.width, config)]
+    if config.class_token and len(config.stages) > 1:
+        problems.append("class_token cannot pass downsampling: it needs a single stage")
+    if not config.stages:
+        problems.append("stages must hold at least one stage")
+    elif not config.layers:
+        problems.append("stages must hold at least one layer in their blocks")
+    inputs = [None, *(stage.width for stage in config.stages)]
+    for number, (before, stage) in enumerate(zip(inputs, config.stages, strict=False)):
+        problems += [f"stages.{number}{problem}" for problem in _find_stage_problems(stage, before, config)]
+    return problems
+
+
+def _find_stem_problems(config: ModelConfig) -> list[str]:
+    problems, stem = [], config.stem
+    kind, count = ("patch", 1) if config.layout == "tokens" else ("overlapping", len(stem.widths))
+    if stem.kind != kind:
+        problems.append(f"stem.kind must be {kind!r} in the layout {config.layout!r}, but got {stem.kind!r}")
+    elif config.stages and (len(stem.widths) != count or stem.widths[-1:] != (config.stages[0].width,)):
+        alone = ", alone" if kind == "patch" else ""
+        problems.append(f"stem.widths must end with the first stage's width{alone}, but got {stem.widths}")
+    if stem.kind == "overlapping" and stem.patch_size != 2 ** len(stem.widths):
+        rule = f"2 to the number of its convolutions, {2 ** len(stem.widths)}"
+        problems.append(f"stem.patch_size must be {rule}, but got {stem.patch_size}")
+    return problems
+
+
+def _find_stage_problems(stage: StageConfig, before: int | None, config: ModelConfig) -> list[str]:
+    """Contradictions in a stage that follows one of width `before`; each sentence goes on after the stage's name."""
+    problems, down = [], stage.downsample
+    if (before is None) != (down is None):
+        problems.append(".downsample must be given in every stage but the first, and not there")
+    layers = [layer for block in stage.blocks for layer in block.layers]
+    if down is not None:
+        layers += [*down.before, *down.after]
+        kind = "patch_merging" if config.layout == "tokens" else "inverted_residual"
+        if down.kind != kind:
+            problems.append(f".downsample.kind must be {kind!r} in the layout {config.layout!r}, but got {down.kind!r}")
+        if down.kind == "patch_merging" and before is not None and down.hidden_dim != 4 * before:
+            problems.append(f".downsample.hidden_dim must be {4 * before}, four positions, but got {down.hidden_dim}")
+    for layer in layers:
+        if isinstance(layer, AttentionConfig):
+            problems += [f": {problem}" for problem in _find_attention_problems(layer, stage.width, config)]
+        elif layer.depthwise_kernel is not None and layer.depthwise_kernel % 2 == 0:
+            problems.append(f": depthwise_kernel must be odd, but got {layer.depthwise_kernel}")
     return problems
 
 
 def _find_attention_problems(layer: AttentionConfig, width: int, config: ModelConfig) -> list[str]:
-    problems = []
+    problems, window, kernels = [], layer.window, layer.query_kernels
     if layer.kind != "mhsa" and width % layer.num_heads:
         problems.append(f"num_heads must divide the width for head splits, but got {layer.num_heads=} and {width=}")
-    if layer.window is None and layer.position_bias != "none":
+    if window is None and layer.position_bias != "none":
         problems.append(f"position_bias needs a window, but got {layer.position_bias=} and window=None")
-    if layer.window is not None and config.class_token:
+    if window is None and any(layer.shift):
+        problems.append(f"shift needs a window, but got {layer.shift} and window=None")
+    if window is not None and not all(0 <= s < w or s == 0 for s, w in zip(layer.shift, window, strict=True)):
+        problems.append(f"shift must be from 0 to less than the {window=}, but got {layer.shift}")
+    if window is not None and config.class_token:
         problems.append("windows cannot hold a class token")
-    if layer.query_kernels is not None and len(layer.query_kernels) != layer.num_heads:
-        problems.append(f"query_kernels must hold one size per head, but got {layer.query_kernels=}")
-    if layer.query_kernels is not None and config.layout != "maps":
+    if kernels is not None and len(kernels) != layer.num_heads:
+        problems.append(f"query_kernels must hold one size per head, but got {kernels}")
+    if kernels is not None and any(kernel % 2 == 0 for kernel in kernels):
+        problems.append(f"query_kernels must be odd, but got {kernels}")
+    if kernels is not None and config.layout != "maps":
         problems.append("query_kernels need the layout 'maps'")
     return problems

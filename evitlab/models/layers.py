@@ -154,10 +154,6 @@ class PatchMerging(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, parts: Parts):
         super().__init__()
-        if hidden != 4 * inputs:
-            raise ValueError(
-                f"patch_merging concatenates four positions: hidden_dim must be {4 * inputs=}, but got {hidden=}"
-            )
         self.norm = parts.token_norm(hidden)
         self.reduction = nn.Linear(hidden, outputs, bias=False)
 

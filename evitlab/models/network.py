@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from evitlab.models.attention import MHSA, make_mixer
+from evitlab.models.attention import MHSA, GroupAttention, make_mixer
 from evitlab.models.config import AttentionConfig, FFNConfig, ModelConfig, StageConfig, find_problems
 from evitlab.models.ffn import FFN
 from evitlab.models.layers import (
@@ -80,7 +80,7 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Network:
     if seed is None:
         return Network(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed accelerators too
         return Network(config)
 
 
@@ -98,35 +98,42 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         if isinstance(module, PatchStem) and isinstance(module.norm, TokenBatchNorm):
             module.proj, module.norm = fuse_conv_bn_eval(module.proj, module.norm), nn.Identity()
         norm = getattr(module, "norm", None)
-        readers = _find_readers(module)
-        if isinstance(norm, TokenBatchNorm) and readers:
-            for linear in readers:
-                _fold_into_linear(norm, linear)
+        if isinstance(norm, TokenBatchNorm) and (readers := _find_readers(module)):
+            scale, shift = _as_affine(norm)
+            for linear, channels in readers:
+                _fold_into_linear(scale[channels], shift[channels], linear)
             module.norm = nn.Identity()
-    return folded
+    return folded.eval()
 
 
-def _find_readers(module: nn.Module) -> list[nn.Linear]:
-    """The linear layers that read a module's norm, and nothing else does; empty where there are others."""
+def _find_readers(module: nn.Module) -> list[tuple[nn.Linear, slice]]:
+    """The linear layers that read a module's norm, each with its channels; empty where something else reads it too."""
+    everything = slice(None)
     match module:
         case Head(linear=linear):
-            return [linear]
+            return [(linear, everything)]
         case PatchMerging(reduction=reduction):
-            return [reduction]
+            return [(reduction, everything)]
         case Residual(branch=FFN(widen=nn.Linear() as widen)):
-            return [widen]
+            return [(widen, everything)]
         case Residual(branch=MHSA(q=nn.Linear() as q, k=nn.Linear() as k, v=nn.Linear() as v)):
-            return [q, k, v]
+            return [(q, everything), (k, everything), (v, everything)]
+        case Residual(branch=GroupAttention(config=AttentionConfig(kind="group"), qkv=heads)):
+            return [(head, slice(i * head.in_features, (i + 1) * head.in_features)) for i, head in enumerate(heads)]
     return []
 
 
-@torch.no_grad()
-def _fold_into_linear(norm: TokenBatchNorm, linear: nn.Linear) -> None:
-    """W (s x + t) + b = (W s) x + (W t + b)."""
+def _as_affine(norm: TokenBatchNorm) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """Scale and shift of each channel in evaluation mode."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
+    return scale, norm.bias - norm.running_mean * scale
+
+
+@torch.no_grad()
+def _fold_into_linear(scale: Float[Tensor, " C"], shift: Float[Tensor, " C"], linear: nn.Linear) -> None:
+    """W (s x + t) + b = (W s) x + (W t + b)."""
     bias = linear.weight @ shift
     linear.bias = nn.Parameter(bias if linear.bias is None else bias + linear.bias)
     linear.weight.mul_(scale)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,17 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
 
 
 def save_model(model: Network, folder: Path | str) -> None:
-    """Write a network's config and weights; a crash leaves the old pair or one that `load_model` refuses."""
+    """Write a network's config and weights; a crash leaves the old pair or one that `load_model` refuses.
+
+    Raises ValueError for weights that are not those of the config: fold BatchNorm after loading, not before saving.
+    """
+    state = model.state_dict()
+    if problem := _find_mismatch(_shapes(state), _expected_shapes(model.config)):
+        raise ValueError(f"the model must have the tensors that its config describes (is it folded?), but {problem}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_dict()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     weights, text = folder / (WEIGHTS_FILE + ".part"), folder / (CONFIG_FILE + ".part")
     save_file(tensors, weights, metadata={"config": digest(config)})
     text.write_text(json.dumps(config, indent=1) + "\n")
@@ -86,18 +93,45 @@ def load_model(folder: Path | str) -> Network:
     """
     config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     try:
-        data = json.loads(config_path.read_text())
+        config = config_from_dict(json.loads(config_path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{config_path}: no saved model can be read here: {error}") from None
+    try:
         with safe_open(weights_path, framework="pt") as file:
             saved_with = (file.metadata() or {}).get("config")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: no saved model can be read here: {error}") from None
-    config = config_from_dict(data)
+            # copies: kernels round differently on tensors that are not aligned as torch aligns them
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{weights_path}: no saved model can be read here: {error}") from None
     if saved_with != digest(config.to_dict()):
         raise ValueError(f"{weights_path}: these weights were saved with another {CONFIG_FILE} than {config_path}")
+    if problem := _find_mismatch(_shapes(tensors), _expected_shapes(config)):
+        raise ValueError(f"{weights_path}: must hold the tensors that {CONFIG_FILE} describes, but {problem}")
     model = build_model(config, seed=0)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)  # in the precision in which they were saved
     return model.eval()
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _expected_shapes(config: ModelConfig) -> Shapes:
+    with torch.device("meta"):
+        return _shapes(build_model(config).state_dict())
+
+
+def _find_mismatch(got: Shapes, expected: Shapes) -> str | None:
+    """The first tensor in which two states differ, in words; None where they agree."""
+    for name in sorted(got.keys() ^ expected.keys()):
+        return f"{name} is missing" if name in expected else f"{name} is one too many"
+    for name, shape in expected.items():
+        if got[name] != shape:
+            return f"{name} has shape {got[name]} and not {shape}"
+    return None
 
 
 def from_timm(timm_model: nn.Module, name: str, **knobs: Any) -> Network:
@@ -105,23 +139,29 @@ def from_timm(timm_model: nn.Module, name: str, **knobs: Any) -> Network:
 
     Give the knobs that the timm model was built with (`image_size`). Raises ValueError where the two do not match.
     """
-    knobs.setdefault("num_classes", timm_model.get_classifier().out_features)  # type: ignore[operator]
-    model = build_model(make_config(name, **knobs), seed=0)
+    classifier = timm_model.get_classifier()  # type: ignore[operator]
+    if not isinstance(classifier, nn.Linear):
+        raise ValueError(f"the timm model must have one linear classifier, but got {type(classifier).__name__}")
+    model = build_model(make_config(name, **{"num_classes": classifier.out_features, **knobs}), seed=0)
     model.load_state_dict(_from_timm_state(model, timm_model.state_dict()))
     return model.eval()
 
 
 def to_timm(model: Network, timm_model: nn.Module) -> nn.Module:
-    """Load our weights into a timm model of the same architecture, strictly; returns it, its mode unchanged."""
+    """Load our weights into a timm model of the same architecture; returns it, its mode unchanged.
+
+    Raises ValueError where the two do not match, before anything is changed.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         timm_name, part = _translate(name, model.config)
         tensor = _turn(tensor, timm_name)
-        state[timm_name] = tensor if part is None or part == "q" else torch.cat([state[timm_name], tensor])
+        state[timm_name] = torch.cat([state[timm_name], tensor]) if part in ("k", "v") else tensor
+    if problem := _find_mismatch(_shapes(state), _shapes(timm_model.state_dict())):
+        raise ValueError(f"the timm model must be of the same architecture, but of what it would get {problem}")
     mode = timm_model.training
-    timm_model.train()  # timm keeps attention biases in eval mode and drops them only here
     timm_model.load_state_dict(state)
-    timm_model.train(mode)
+    timm_model.train(not mode).train(mode)  # timm keeps attention biases in eval mode and drops them only here
     return timm_model
 
 
@@ -138,7 +178,7 @@ def _from_timm_state(model: Network, timm_state: dict[str, Tensor]) -> dict[str,
         tensor = _turn(tensor, timm_name)
         if tensor.shape != ours.shape:
             raise ValueError(f"{timm_name} must have shape {tuple(ours.shape)}, but got {tuple(tensor.shape)}")
-        state[name] = tensor.clone()
+        state[name] = tensor
     if unused := sorted(set(timm_state) - used):
         raise ValueError(f"the timm model must be a plain {model.config.family}, but it also holds {', '.join(unused)}")
     return state

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evitlab.records import Record
+from evitlab.records import MEMORY_BOUND, Record
 from evitlab.store import measured
 
-MEMORY_BOUND = ("reshape and copy", "element-wise", "normalisation")
 """Operator classes whose time is set by memory traffic (section 2.1 of the paper)."""
 
 OTHERS = ("softmax", "matrix product", "convolution", "other")
@@ -51,7 +50,7 @@ def throughput_accuracy(
         for name, axes in figure.subplot_mosaic(rows, height_ratios=ratios).items() if rows[0] else ():
             panels[name](axes, table)
             if name == "paper":
-                axes.set_title(f"top-1 %, {paper_note}", loc="left")
+                axes.set_title(shorten(f"top-1 %, {paper_note}", 66, placeholder=" ..."), loc="left")
         if not rows[0]:
             figure.text(0.5, 0.4, "no accuracy and no speed measured yet", ha="center")
     return figure

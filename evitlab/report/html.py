@@ -55,7 +55,7 @@ def render_page(page: Page, *, table: pd.DataFrame, pictures: Sequence[Picture],
         facts=_facts(page),
         warning=_smoke_warning(records),
         findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
-        proxy=f'<p class="note"><strong>Proxy.</strong> {escape(page.proxy_note)}</p>' if page.proxy_note else "",
+        proxy=_proxy_note(table, page),
         table=_result_table(table),
         figures="\n".join(_figure(picture) for picture in pictures),
         failures=_failures(table, records),
@@ -109,6 +109,13 @@ def _smoke_warning(records: Sequence[Record]) -> str:
     if not any(record.smoke for record in records):
         return ""
     return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
+
+
+def _proxy_note(table: pd.DataFrame, page: Page) -> str:
+    if not page.proxy_note:
+        return ""
+    kind = "Proxy." if table["proxy_width"].notna().any() else "Accuracy."
+    return f'<p class="note"><strong>{kind}</strong> {escape(page.proxy_note)}</p>'
 
 
 def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:

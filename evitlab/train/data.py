@@ -15,7 +15,7 @@ class Images:
     """Labelled RGB images of one size."""
 
     pixels: UInt8[Tensor, "N 3 H W"]
-    labels: Int64[Tensor, "N"]
+    labels: Int64[Tensor, " N"]
     """Indices into `classes`."""
     classes: tuple[str, ...]
 

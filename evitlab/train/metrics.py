@@ -19,7 +19,7 @@ class Accuracy:
     """Mean cross-entropy in nats, without label smoothing."""
 
 
-def score(logits: Float[Tensor, "N classes"], labels: Int64[Tensor, "N"]) -> Accuracy:
+def score(logits: Float[Tensor, "N classes"], labels: Int64[Tensor, " N"]) -> Accuracy:
     """Top-1, top-5 and cross-entropy of one set of scores; ties go to either class, as in `torch.topk`."""
     ranked = logits.topk(min(5, logits.shape[1])).indices
     hits = ranked == labels[:, None]

@@ -1,103 +1,141 @@
-"""The embedded data set `shapes`: what an image shows, and its drawing.
+"""The embedded data set `shapes`: what an image shows, and how it is drawn.
 
-The background is a grating that covers the image; two cards lie on it, at least a card apart. The class is the
-grating's direction (a local texture) together with how the cards compare (a long-range relation).
+One small tile repeats over the whole image, and two distant squares are tinted. The class is the tile's alphabet (a
+local texture, eight of them) together with whether both tints are the same (a long-range relation).
 
-Both halves are out of reach of an additive score, a sum over patches of any function of patch and place, trained by
-cross-entropy. The texture is: phase and contrast are random, so that it must be computed within the patch. The
-relation is at chance: each card alone looks the same in all four relations, so that the mean of any such sum does not
-depend on the relation, and the best weights on it are zero (the loss is convex in them). It takes a product of two
-distant patches.
+- Texture: an alphabet has four tiles, as light or as dark; nothing orders them, so they must be told apart one by one
+  within a patch. As each tile and its negative are equally likely, no linear score of the pixels sees the alphabet.
+- Relation: one square alone looks the same in both relations. So the mean of any sum over patches, of any function of
+  patch and place, is the same too, and its best weights for the relation under cross-entropy, which is convex in
+  them, are zero. The relation takes a product of two places.
+
+Contrast, tints and noise vary, so that accuracy is graded: in some images a cue is nearly lost.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-TEXTURES = ("horizontal", "rising", "vertical", "falling")
-RELATIONS = ("same colour and mark", "other colour", "other mark", "other colour and mark")
-CLASSES = tuple(f"{texture}, {relation}" for texture in TEXTURES for relation in RELATIONS)
+ALPHABETS = 8
+TILES = 4
+"""Tiles of one alphabet."""
+RELATIONS = ("same tint", "other tint")
+CLASSES = tuple(f"alphabet {alphabet}, {relation}" for alphabet in range(ALPHABETS) for relation in RELATIONS)
 
-GRID = 4
-"""Cells a side: a card fills one cell, and a cell is one patch where the patch size is a quarter of the image."""
-COLOURS = ((1.0, -0.3, -1.0), (-1.0, -0.3, 1.0))
 MIN_SIZE = 32
+GRID = 4
+"""Cells a side: a cell holds one tile, and is one patch where the patch size is a quarter of the image."""
+SQUARE = 2
+"""Cells a side of a tinted square."""
+BLOCKS = 4
+"""Blocks a side of a tile, each light or dark."""
+TINT = (1.0, 0.0, -1.0)
+"""Red against blue: a tint changes no luminance."""
+CONTRAST = (0.0, 0.45)
+STRENGTH = (0.2, 0.8)
+"""Of the tint, drawn for each square."""
+CELL_NOISE = 0.15
+PIXEL_NOISE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """What the images show, independent of their size."""
+    """What the images show, whatever their size."""
 
-    texture: Int64[Tensor, "N"]
-    relation: Int64[Tensor, "N"]
-    cells: Int64[Tensor, "N 2"]
-    """Where the two cards lie, in reading order of the grid."""
-    colours: Int64[Tensor, "N 2"]
-    marks: Int64[Tensor, "N 2"]
-    """0: an upright bar on the card, 1: a level one."""
-    phase: Float[Tensor, "N"]
-    contrast: Float[Tensor, "N"]
+    alphabet: Int64[Tensor, " N"]
+    relation: Int64[Tensor, " N"]
+    tile: Int64[Tensor, " N"]
+    """Which tile of the alphabet."""
+    sign: Int64[Tensor, " N"]
+    """-1 where the tile is shown as its negative, else 1."""
+    contrast: Float[Tensor, " N"]
+    corners: Int64[Tensor, "N 2 2"]
+    """Row and column of the top left cell of both squares."""
+    tints: Int64[Tensor, "N 2"]
+    """-1 for blue, 1 for red."""
+    strengths: Float[Tensor, "N 2"]
+    cell_noise: Float[Tensor, "N 3 grid grid"]
 
     @property
-    def labels(self) -> Int64[Tensor, "N"]:
+    def labels(self) -> Int64[Tensor, " N"]:
         """Indices into `CLASSES`."""
-        return self.texture * len(RELATIONS) + self.relation
+        return self.alphabet * len(RELATIONS) + self.relation
 
 
 def draw_scenes(num_images: int, generator: torch.Generator) -> Scenes:
-    """Scenes of balanced classes in random order; all else is independent of the class."""
+    """Scenes of classes balanced to one image, in random order; tile, sign, places and first tint know no class."""
 
-    def draw_integers(high: int) -> Tensor:
+    def integers(high: int) -> Tensor:
         return torch.randint(high, (num_images,), generator=generator)
 
-    order = torch.randperm(num_images, generator=generator)
-    texture, relation = order % len(CLASSES) // len(RELATIONS), order % len(RELATIONS)
-    colour, mark = draw_integers(2), draw_integers(2)
-    places = _far_pairs()
+    def reals(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(num_images, *shape, generator=generator)
+
+    order = torch.randperm(num_images, generator=generator) % len(CLASSES)
+    relation = order % len(RELATIONS)
+    tint = 2 * integers(2) - 1
+    places = _far_corners()
     return Scenes(
-        texture=texture,
+        alphabet=order // len(RELATIONS),
         relation=relation,
-        cells=places[draw_integers(len(places))],
-        colours=torch.stack([colour, colour ^ (relation & 1)], 1),
-        marks=torch.stack([mark, mark ^ (relation >> 1)], 1),
-        phase=2 * math.pi * torch.rand(num_images, generator=generator),
-        contrast=0.3 + 0.7 * torch.rand(num_images, generator=generator),
+        tile=integers(TILES),
+        sign=2 * integers(2) - 1,
+        contrast=reals(*CONTRAST),
+        corners=places[integers(len(places))],
+        tints=torch.stack([tint, tint * (1 - 2 * relation)], dim=1),
+        strengths=reals(*STRENGTH, 2),
+        cell_noise=CELL_NOISE * torch.randn(num_images, 3, GRID, GRID, generator=generator),
     )
 
 
 def render(
     scenes: Scenes, *, image_size: int, generator: torch.Generator
 ) -> UInt8[Tensor, "N 3 {image_size} {image_size}"]:
-    """Square images of the scenes; the generator gives the noise."""
+    """Square images of the scenes; the generator gives the pixels' noise, the same strength at every size."""
     if image_size < MIN_SIZE:
-        raise ValueError(f"image_size must be at least {MIN_SIZE} for the shapes to show, but got {image_size=}")
-    chunks = torch.arange(len(scenes.texture)).split(1024)  # bounds the memory of the float images
+        raise ValueError(f"image_size must be at least {MIN_SIZE} for the tiles to show, but got {image_size=}")
+    chunks = torch.arange(len(scenes.labels)).split(1024)  # bounds the memory of the float images
     return torch.cat([_render(scenes, rows, image_size, generator) for rows in chunks])
 
 
 def _render(scenes: Scenes, rows: Tensor, image_size: int, generator: torch.Generator) -> Tensor:
-    place = (torch.arange(image_size) + 0.5) / image_size * GRID  # pixel centres, in cells
-    y, x = place[:, None], place
-    angle = scenes.texture[rows] * math.pi / len(TEXTURES) + math.pi / 2
-    step_x, step_y = (3 * math.pi * f(angle)[:, None, None] for f in (torch.cos, torch.sin))
-    grating = torch.sin(step_x * x + step_y * y + scenes.phase[rows, None, None])
-    image = (grating * scenes.contrast[rows, None, None])[:, None].repeat(1, 3, 1, 1)
-    cell = y.floor() * GRID + x.floor()
-    bars = torch.stack([((x % 1 - 0.5).abs() < 0.2).expand(cell.shape), ((y % 1 - 0.5).abs() < 0.2).expand(cell.shape)])
+    pixel = torch.arange(image_size)
+    cell = pixel * GRID // image_size
+    block = pixel * GRID * BLOCKS // image_size % BLOCKS
+
+    tiles = make_tiles()[scenes.alphabet[rows], scenes.tile[rows]]
+    amplitude = (scenes.sign * scenes.contrast)[rows]
+    texture = (tiles * amplitude[:, None, None])[:, block][:, :, block]
+
+    tints = scenes.cell_noise[rows]
     for i in range(2):
-        inside = cell == scenes.cells[rows, i, None, None]
-        colour = torch.tensor(COLOURS)[scenes.colours[rows, i]][:, :, None, None]
-        card = 0.6 * colour + 0.6 * (2.0 * bars[scenes.marks[rows, i]] - 1)[:, None]
-        image = torch.where(inside[:, None], card, image)
-    image += 0.15 * torch.randn(image.shape, generator=generator)
-    return image.mul_(51).add_(127.5).clamp_(0, 255).to(torch.uint8)
+        inside = _square_cells(scenes.corners[rows, i])
+        tint = (scenes.tints * scenes.strengths)[rows, i, None] * torch.tensor(TINT)
+        tints = tints + tint[:, :, None, None] * inside[:, None]
+
+    image = texture[:, None] + tints[:, :, cell][..., cell]
+    image += PIXEL_NOISE * torch.randn(image.shape, generator=generator)
+    return image.mul_(102).add_(127.5).clamp_(0, 255).to(torch.uint8)
 
 
-def _far_pairs() -> Int64[Tensor, "pairs 2"]:
-    """Ordered pairs of cells with at least one cell between them, also diagonally."""
-    cells = torch.cartesian_prod(torch.arange(GRID), torch.arange(GRID))
-    gap = (cells[:, None] - cells).abs().amax(-1)
-    return (gap >= 2).nonzero()
+def make_tiles() -> Float[Tensor, "alphabets tiles blocks blocks"]:
+    """Every alphabet's tiles in -1 and 1: drawn from a seed of their own, no two alike or opposite."""
+    codes = torch.randperm(2 ** (BLOCKS**2 - 1), generator=torch.Generator().manual_seed(0))
+    bits = codes[: ALPHABETS * TILES, None] >> torch.arange(BLOCKS**2) & 1  # the last bit is 0: no negatives
+    return (2.0 * bits - 1).view(ALPHABETS, TILES, BLOCKS, BLOCKS)
+
+
+def _far_corners() -> Int64[Tensor, "pairs 2 2"]:
+    """Ordered pairs of squares that share no row of cells or no column."""
+    free = torch.arange(GRID - SQUARE + 1)
+    corners = torch.cartesian_prod(free, free)
+    apart = (corners[:, None] - corners).abs().amax(-1) >= SQUARE
+    return corners[apart.nonzero()]
+
+
+def _square_cells(corners: Int64[Tensor, "N 2"]) -> Bool[Tensor, "N grid grid"]:
+    offset = torch.arange(GRID) - corners[:, :, None]  # (N, 2, grid): rows and columns from the corner
+    inside = (offset >= 0) & (offset < SQUARE)
+    return inside[:, 0, :, None] & inside[:, 1, None, :]

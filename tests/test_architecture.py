@@ -1,0 +1,161 @@
+"""The house rules: who may import whom, what stays free of torch, how long files and functions may be."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "evitlab"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+# Lowest first. A module may import what stands before it: in its own row to the left, and every row above.
+# A `*` stands for a folder whose modules do not import one another unless they are named.
+LAYERS: dict[str, list[str]] = {
+    "paper": [
+        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "records", "settings", "yamlfile",
+        "checks", "study", "store",
+    ],
+    "reports": [
+        "report.tables", "report.figures", "report.html", "report.study_report", "report.zoo_tables", "progress",
+    ],
+    "networks": ["models.layers", "models.attention", "models.ffn", "models.network", "models.weights"],
+    "environment": ["environment"],
+    "tasks": [
+        "measure.inputs", "measure.intervals", "measure.macs", "measure.throughput", "measure.operators",
+        "train.shapes", "train.data", "train.metrics", "train.loop",
+    ],
+    "orchestration": ["subnetworks", "runner", "sweep"],
+    "entry": ["cli", "__main__"],
+}  # fmt: skip
+BELOW = {
+    "paper": [],
+    "reports": ["paper"],
+    "networks": ["paper"],
+    "environment": ["paper"],
+    "tasks": ["paper", "networks", "environment"],
+    "orchestration": ["paper", "networks", "environment", "tasks"],
+    "entry": list(LAYERS),
+}
+TORCH_FREE = ("paper", "reports")
+APART = ("measure", "train")  # rooms of one layer that must not know each other
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(source: str) -> set[str]:
+    """Modules of evitlab that a source imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "evitlab":
+            found.add((node.module or "").removeprefix("evitlab").removeprefix("."))
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("evitlab.") for a in node.names if a.name.startswith("evitlab.")}
+    return found
+
+
+def layer_of(module: str) -> str:
+    return next(layer for layer, modules in LAYERS.items() if module in modules)
+
+
+def find_wrong_imports(module: str, imports: set[str]) -> list[str]:
+    layer = layer_of(module)
+    own = LAYERS[layer]
+    wrong = []
+    for imported in imports - {""}:
+        if imported in own:
+            apart = {module.split(".")[0], imported.split(".")[0]} == set(APART)
+            allowed = own.index(imported) < own.index(module) and not apart
+        else:
+            allowed = layer_of(imported) in BELOW[layer]
+        if not allowed:
+            wrong.append(f"{module} must not import {imported}")
+    return wrong
+
+
+def test_every_module_has_a_place_in_the_table():
+    named = {module for modules in LAYERS.values() for module in modules}
+    real = {name_of(path) for path in MODULES if path.name != "__init__.py"}
+    assert named == real
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_one_way(path):
+    if path.name == "__init__.py":
+        return
+    assert find_wrong_imports(name_of(path), imports_of(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("study", "from evitlab.store import append"),
+        ("models.config", "import evitlab.models.zoo"),
+        ("store", "from evitlab.models.network import build_model"),
+        ("report.html", "def f():\n    from evitlab.runner import run_variants"),
+        ("train.loop", "from evitlab.measure.macs import count_macs"),
+        ("runner", "from evitlab.cli import main"),
+    ],
+)
+def test_the_check_can_fail(module, source):
+    assert len(find_wrong_imports(module, imports_of(source))) == 1
+
+
+def loaded_after(code: str) -> set[str]:
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_paper_half_never_loads_torch():
+    modules = [module for layer in TORCH_FREE for module in LAYERS[layer]]
+    code = "import evitlab, evitlab.cli\n" + "\n".join(f"import evitlab.{module}" for module in modules)
+    assert not loaded_after(code) & {"torch", "timm", "torchvision", "optuna"}
+
+
+def test_that_check_can_fail_too():
+    assert "torch" in loaded_after("import evitlab.models.layers")
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda path: path.stem)
+def test_files_and_functions_stay_small(path):
+    source = path.read_text()
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= 60, node.name
+
+
+def test_names_say_what_is_inside():
+    assert not {path.stem for path in MODULES} & {"utils", "common", "helpers", "base", "core"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_things_have_docstrings(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "module"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+def test_nothing_that_is_loaded_can_execute():
+    """Only safe YAML, no pickle, no eval."""
+    for path in MODULES:
+        source = path.read_text()
+        assert not re.search(r"\bpickle\b|\btorch\.load\(|\beval\(|\bexec\(|yaml\.(unsafe|full)_load", source), path
+
+
+def test_the_readme_shows_exactly_the_files_that_are_there():
+    tree = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
+    shown = set(re.findall(r"^ *([\w./-]+\.(?:py|html))\b", tree, re.MULTILINE))
+    real = {
+        path.name for path in PACKAGE.rglob("*.*") if path.suffix in (".py", ".html") and path.name != "__init__.py"
+    }
+    assert shown == real

@@ -1,0 +1,181 @@
+"""The command line as people use it: output, exit codes, no traceback."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_runner import TINY
+
+from evitlab.models.zoo import ZOO
+from evitlab.store import read_records
+
+
+def evitlab(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evitlab", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, **options)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A folder in which a tiny study has been run."""
+    folder = tmp_path_factory.mktemp("ran")
+    (folder / "tiny.yaml").write_text(TINY)
+    result = evitlab("run", "tiny.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_run_leaves_records_table_figures_and_page(ran):
+    folder, result = ran
+    results = folder / "results" / "tiny"
+    assert {path.name for path in results.iterdir()} >= {
+        "records.jsonl", "table.csv", "throughput_accuracy.png", "memory_bound.png", "report.html", "study.yaml",
+    }  # fmt: skip
+    assert "mhsa_ratio=0.5" in result.stdout
+    assert "results/tiny" in result.stdout
+    assert "It is not ImageNet's." in " ".join(result.stdout.split())
+    lines = [line for line in result.stderr.splitlines() if " left" in line]
+    assert len(lines) == 13
+    assert re.fullmatch(r"base: throughput: \d+\.\d s, \d+:\d\d left", lines[0])
+    page = (results / "report.html").read_text()
+    assert "<h1" in page
+    assert "http://" not in re.sub(r"http://www\.w3\.org\S*", "", page)
+
+
+def test_run_again_measures_nothing(ran):
+    folder, _ = ran
+    before = (folder / "results/tiny/records.jsonl").read_bytes()
+    again = evitlab("run", "tiny.yaml", "--json", cwd=folder)
+    assert again.returncode == 0
+    assert (folder / "results/tiny/records.jsonl").read_bytes() == before
+    assert " left" not in again.stderr
+    rows = json.loads(again.stdout)
+    assert [row["variant"] for row in rows] == ["base", "mhsa_ratio=0.5", "mhsa_ratio=1"]
+
+
+def test_smoke_is_kept_apart(ran):
+    folder, _ = ran
+    before = (folder / "results/tiny/records.jsonl").read_bytes()
+    assert evitlab("run", "tiny.yaml", "--smoke", cwd=folder).returncode == 0
+    assert (folder / "results/tiny/records.jsonl").read_bytes() == before
+    records = read_records(folder / "results/tiny/smoke")
+    assert records
+    assert all(record.smoke for record in records)
+
+
+def test_show_and_report_need_no_study_file(ran):
+    folder, _ = ran
+    shown = evitlab("show", "tiny", cwd=folder)
+    assert shown.returncode == 0
+    assert "mhsa_ratio=1" in shown.stdout
+    assert evitlab("show", cwd=folder).stdout == "tiny\n"
+    page = folder / "results/tiny/report.html"
+    before = page.read_bytes()
+    page.unlink()
+    assert evitlab("report", cwd=folder).stdout == "results/tiny/report.html\n"
+    assert page.read_bytes() == before
+
+
+def test_list_shows_every_network_and_knob(tmp_path):
+    data = json.loads(evitlab("list", "--json", cwd=tmp_path).stdout)
+    assert set(data["networks"]) == set(ZOO)
+    assert data["networks"]["efficientvit_m4"]["knobs"]["width"] == [128, 256, 384]
+    text = evitlab("list", cwd=tmp_path).stdout
+    assert all(name in text for name in [*ZOO, *data["knobs"]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "error: none.yaml: cannot be read: No such file or directory"),
+        (["run", "bad.yaml"], "error: bad.yaml: base: unknown network 'deit_tt'; did you mean deit_t?"),
+        (["check", "bad.yaml"], "bad.yaml: base: unknown network"),
+        (["run", "tiny.yaml", "--device", "tpu"], "error: device must be cpu, cuda or cuda:N, but got name='tpu'"),
+        (["run", "tiny.yaml", "--results", "file"], "error: file"),
+        (["run", "tiny.yaml", "--results", "/proc/none"], "error: /proc/none"),
+        (["show", "nothing"], "error: results: no results of a study 'nothing' (there are: none)"),
+        (["report", "../tiny"], "error: results: no results of a study '../tiny'"),
+        (["run"], "Missing argument 'STUDY'"),
+        (["rum"], "No such command 'rum'"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path, arguments, message):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "bad.yaml").write_text(TINY.replace("name: deit_t", "name: deit_tt"))
+    (tmp_path / "file").write_text("")
+    result = evitlab(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message.lower() in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace('"schema":1', '"schema":2', 1), "schema 2 is newer than 1"),
+        (lambda text: "garbage\n" + text, "line 1"),
+        (lambda text: text.replace('"seed":0', '"seed":"x"', 1), "seed: "),
+    ],
+)
+def test_a_damaged_record_file_is_refused_and_left_alone(ran, tmp_path, damage, message):
+    folder, _ = ran
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    records = tmp_path / "results/tiny/records.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_text(damage((folder / "results/tiny/records.jsonl").read_text()))
+    before = records.read_bytes()
+    result = evitlab("run", "tiny.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "records.jsonl" in result.stderr
+    assert records.read_bytes() == before
+
+
+def test_a_torn_last_line_is_set_aside_and_measured_again(ran, tmp_path):
+    folder, _ = ran
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    records = tmp_path / "results/tiny/records.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_bytes((folder / "results/tiny/records.jsonl").read_bytes()[:-50])
+    result = evitlab("run", "tiny.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "warning: " in result.stderr
+    assert records.with_name("records.jsonl.torn").exists()
+    assert len(read_records(records.parent)) == 13
+
+
+def test_a_variant_that_fails_gives_exit_code_1(tmp_path):
+    (tmp_path / "nan.yaml").write_text(
+        TINY.replace("recipe: {", "recipe: {learning_rate: 1.0e+30, ").replace("steps: 1,", "steps: 4,")
+    )
+    result = evitlab("run", "nan.yaml", cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert "not measured: mhsa_ratio=1: train" in " ".join(result.stdout.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path):
+    (tmp_path / "long.yaml").write_text(TINY.replace("steps: 1,", "steps: 100000,"))
+    command = [sys.executable, "-m", "evitlab", "run", "long.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        records = tmp_path / "results/long/records.jsonl"
+        while process.poll() is None and (not records.exists() or records.read_text().count("\n") < 5):
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Go on with: evitlab run long.yaml" in errors
+    assert "Traceback" not in errors
+
+
+def test_version_and_help(tmp_path):
+    assert re.fullmatch(r"evitlab \d+\.\d+\.\d+\n", evitlab("--version", cwd=tmp_path).stdout)
+    for command in ("run", "check", "list", "show", "report"):
+        assert command in evitlab("--help", cwd=tmp_path).stdout
+        assert evitlab(command, "--help", cwd=tmp_path).returncode == 0

@@ -1,0 +1,239 @@
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from fake_records import PAPER, fail, make_profile, make_record, make_study, requests
+from matplotlib.image import imread
+
+from evitlab.report.figures import MEMORY_BOUND, memory_bound_bars, throughput_accuracy, to_png
+from evitlab.report.tables import study_table
+
+STUDY = make_study()
+NOTE = "Accuracy is a PROXY's (width 48, 32 px, drawn data), not ImageNet's."
+PAPER_BY_NAME = {f"mhsa_ratio={ratio:g}": top1 for ratio, top1 in PAPER.items()}
+
+
+def table_of(records, *, wanted=None, paper=None):
+    return study_table(records, study="mhsa_ratio", requests=wanted or requests(records), paper_top1=paper)
+
+
+def draw(table):
+    figure = throughput_accuracy(table, title="A question", proxy_note=NOTE, paper_note="paper, ImageNet")
+    image = imread(io.BytesIO(to_png(figure)))  # lays it out: a layout that collapses is a warning, so an error
+    assert image.shape[0] > 300
+    assert image.shape[1] > 1000
+    return figure
+
+
+def panels(figure):
+    return {axes.get_title(loc="left"): axes for axes in figure.axes}
+
+
+def words(figure):
+    return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+
+
+def with_knobs(records, *, norm, elsewhere):
+    """A second knob: `norm` in one variant, `elsewhere` in the others."""
+    values = {"mhsa_ratio=0.2": norm}
+    return [replace(r, knobs=r.knobs and {**r.knobs, "norm": values.get(r.variant, elsewhere)}) for r in records]
+
+
+def line(axes, number=0):
+    x, y = axes.lines[number].get_data()
+    return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+
+
+def test_panels_show_the_table_s_values():
+    table = table_of(STUDY, paper=PAPER_BY_NAME)
+    found = panels(draw(table))
+    accuracy, tradeoff, paper, memory = found.values()
+    rows = table[table["variant"] != "base"]
+    for axes, name in ((accuracy, "top1"), (paper, "paper_top1"), (memory, "memory_bound_share")):
+        x, y = line(axes)
+        assert x.tolist() == rows["knob_mhsa_ratio"].tolist()
+        assert y.tolist() == pytest.approx((100 * rows[name]).tolist())
+        assert axes.get_xlabel() == "mhsa_ratio"
+    x, y = line(tradeoff)
+    assert x.tolist() == rows["infer_samples_per_sec"].tolist()
+    assert y.tolist() == pytest.approx((100 * rows["top1"]).tolist())
+    assert [text.get_text() for text in tradeoff.texts] == ["0", "0.2", "0.4", "0.5", "0.6", "0.8", "1"]
+    assert "proxy top-1 %" in accuracy.get_title(loc="left")
+    assert "proxy top-1 %" in tradeoff.get_title(loc="left")
+    assert "paper, ImageNet" in paper.get_title(loc="left")
+
+
+def test_intervals_and_seeds_are_drawn():
+    table = table_of(STUDY)
+    accuracy, tradeoff, _ = panels(draw(table)).values()
+    rows = table[table["variant"] != "base"]
+    segments = accuracy.collections[0].get_segments()
+    ends = [(segment[0][1], segment[1][1]) for segment in segments]
+    assert ends == [pytest.approx(pair) for pair in zip(100 * rows["top1_low"], 100 * rows["top1_high"], strict=True)]
+    seeds = [line(accuracy, number)[1].tolist() for number in range(1, 8)]
+    assert seeds == [pytest.approx([100 * value for value in values]) for values in rows["top1_values"]]
+    wide = [(segment[0][0], segment[1][0]) for segment in tradeoff.collections[0].get_segments()]
+    speeds = zip(rows["infer_samples_per_sec_low"], rows["infer_samples_per_sec_high"], strict=True)
+    assert wide == [pytest.approx(pair) for pair in speeds]
+
+
+def test_the_paper_s_values_are_hollow_and_dashed_unlike_ours():
+    accuracy, _, paper, _ = panels(draw(table_of(STUDY, paper=PAPER_BY_NAME))).values()
+    assert paper.lines[0].get_linestyle() == "--"
+    assert paper.lines[0].get_markerfacecolor() == "white"
+    assert accuracy.lines[0].get_linestyle() == "-"
+    assert accuracy.lines[0].get_markerfacecolor() != "white"
+
+
+def test_title_and_proxy_note_stand_above_the_panels():
+    figure = draw(table_of(STUDY))
+    assert words(figure) == f"A question {NOTE}"
+    drawn = [*figure.texts, *(label for axes in figure.axes for label in axes.get_xticklabels())]
+    assert {text.get_fontfamily()[0] for text in drawn} == {"DejaVu Sans"}  # no font that a machine may lack
+    lowest = min(text.get_window_extent().y0 for text in figure.texts)
+    assert lowest > max(axes.title.get_window_extent().y1 for axes in figure.axes)
+
+
+def test_a_long_name_of_the_source_is_cut():
+    figure = throughput_accuracy(
+        table_of(STUDY, paper=PAPER_BY_NAME), title="Q", proxy_note=NOTE, paper_note="very long " * 20
+    )
+    title = figure.axes[2].get_title(loc="left")
+    assert title.startswith("top-1 %, very long")
+    assert title.endswith(" ...")
+    assert len(title) < 70
+
+
+def test_failed_trainings_are_crosses_and_missing_values_gaps():
+    records = [
+        fail(record, "out of memory") if (record.variant, record.task) == ("mhsa_ratio=1", "train") else record
+        for record in STUDY
+        if (record.variant, record.task) != ("mhsa_ratio=0.8", "operators")
+    ]
+    found = panels(draw(table_of(records, wanted=requests(STUDY))))
+    accuracy, _, memory = found.values()
+    crosses = [drawn for drawn in accuracy.lines if drawn.get_marker() == "X"]
+    assert [list(cross.get_xdata()) for cross in crosses] == [[1.0]]
+    assert np.isnan(line(memory)[1]).tolist() == [False] * 5 + [True, False]
+
+
+def test_several_knobs_put_the_variants_on_the_axis_unjoined():
+    table = table_of(with_knobs(STUDY, norm="layer", elsewhere="batch"), paper=PAPER_BY_NAME)
+    accuracy, tradeoff, paper, _ = panels(draw(table)).values()
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == table["variant"].tolist()
+    assert {accuracy.lines[0].get_linestyle(), paper.lines[0].get_linestyle()} == {"None"}
+    assert [text.get_text() for text in tradeoff.texts] == table["variant"].tolist()[1:]
+
+
+def test_a_knob_that_is_equal_everywhere_changes_nothing():
+    accuracy, *_ = panels(draw(table_of(with_knobs(STUDY, norm=["layer"], elsewhere=["layer"])))).values()
+    assert accuracy.get_xlabel() == "mhsa_ratio"
+
+
+def test_a_knob_that_repeats_a_value_puts_the_variants_on_the_axis():
+    records = [replace(record, knobs=record.knobs and {"mhsa_ratio": 0.4}) for record in STUDY[:15]]
+    records += [replace(record, knobs={"mhsa_ratio": 0.5}) for record in STUDY[15:]]
+    accuracy, *_ = panels(draw(table_of(records))).values()
+    assert accuracy.get_xticklabels()[0].get_text() == "base"
+
+
+def test_a_knob_of_words_puts_the_variants_on_the_axis():
+    records = [replace(r, knobs={"norm": "batch" if r.variant.endswith("0.2") else "layer"}) for r in STUDY]
+    accuracy, *_ = panels(draw(table_of(records))).values()
+    assert accuracy.get_xticklabels()[0].get_text() == "base"
+
+
+@pytest.mark.parametrize(
+    ("keep", "titles"),
+    [
+        (lambda r: r.task != "train", ["measured throughput, images/s", "memory-bound share of operator time, %"]),
+        (lambda r: r.task == "train", ["proxy top-1 % (95% interval; ticks: seeds)"]),
+        (lambda r: r.task == "operators", ["memory-bound share of operator time, %"]),
+        (lambda r: r.task == "macs", []),
+    ],
+)
+def test_panels_without_numbers_are_left_out(keep, titles):
+    figure = draw(table_of([record for record in STUDY if keep(record)]))
+    assert list(panels(figure)) == titles
+    assert ("nothing" if titles else "no accuracy and no speed measured yet") in words(figure) + " nothing"
+
+
+def test_one_variant_and_one_seed_is_a_figure():
+    one = [record for record in STUDY if record.variant == "mhsa_ratio=0.4" and record.seed == 0]
+    figure = draw(table_of(one))
+    assert len(figure.axes) == 3
+
+
+def test_bars_are_shares_of_the_classes_memory_bound_first():
+    figure = memory_bound_bars(STUDY, title="Time", subtitle=NOTE)
+    to_png(figure)
+    (axes,) = figure.axes
+    profile = make_profile(0.4)
+    variants = [label.get_text() for label in axes.get_yticklabels()]
+    row = variants.index("mhsa_ratio=0.4")
+    total = sum(profile.seconds_by_class.values())
+    names = [container.get_label().removesuffix(" (memory-bound)") for container in axes.containers]
+    assert tuple(names[:3]) == MEMORY_BOUND
+    assert set(names) == set(profile.seconds_by_class)
+    for name, container in zip(names, axes.containers, strict=True):
+        assert container[row].get_width() == pytest.approx(100 * profile.seconds_by_class[name] / total)
+    assert container[row].get_x() + container[row].get_width() == pytest.approx(100)
+    assert axes.texts[row].get_text() == f"{100 * profile.memory_bound_share:.1f}%"
+    assert variants == ["base", *PAPER_BY_NAME]
+    assert words(figure) == f"Time {NOTE}"
+    assert [c.get_label().endswith("(memory-bound)") for c in axes.containers] == [True] * 3 + [False] * 4
+
+
+def test_bars_leave_failed_profiles_out_and_keep_new_classes():
+    odd = replace(make_profile(0.4), seconds_by_class={"sorting": 1.0, "normalisation": 3.0})
+    records = [make_record("operators", odd), fail(make_record("operators", odd, variant="broken"), "no")]
+    (axes,) = memory_bound_bars(records, title="Time").axes
+    assert [container.get_label() for container in axes.containers] == ["normalisation (memory-bound)", "sorting"]
+    assert len(axes.containers[0]) == 1
+    assert axes.containers[0][0].get_width() == pytest.approx(75)
+
+
+def test_bars_of_nothing_say_so():
+    figure = memory_bound_bars([], title="Time")
+    to_png(figure)
+    assert "no operator profile measured yet" in words(figure)
+    assert not figure.axes
+
+
+def test_equal_figures_have_equal_bytes_without_date_or_version():
+    first, second = (to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE)) for _ in "ab")
+    assert first == second
+    assert first.startswith(b"\x89PNG")
+    assert b"tEXt" not in first
+    assert b"atplotlib" not in first
+
+
+def test_settings_of_the_user_are_neither_used_nor_changed():
+    plain = to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE))
+    with mpl.rc_context({"axes.titlesize": 30, "ytick.labelsize": 20, "ytick.color": "red", "font.family": "serif"}):
+        before = dict(mpl.rcParams)
+        assert to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE)) == plain
+        assert dict(mpl.rcParams) == before
+
+
+def test_no_figure_is_left_with_pyplot_and_torch_is_not_imported():
+    code = (
+        "import sys; from fake_records import *; from evitlab.report import figures, html, tables\n"
+        "figures.to_png(figures.memory_bound_bars(make_study(), title='t'))\n"
+        "import matplotlib.pyplot as plt; print(plt.get_fignums(), 'torch' in sys.modules)"
+    )
+    tests = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"PYTHONPATH": f"{tests.parent}:{tests}", "HOME": "/nonexistent", "MPLCONFIGDIR": mpl.get_configdir()},
+    )
+    assert result.stdout.strip() == "[] False", result.stderr

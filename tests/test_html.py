@@ -1,0 +1,284 @@
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from fake_records import (
+    PAPER,
+    fail,
+    make_config,
+    make_macs,
+    make_match,
+    make_record,
+    make_study,
+    make_throughput,
+    make_training,
+    requests,
+)
+
+from evitlab.records import MEASUREMENTS
+from evitlab.report.html import RAW, Page, Picture, find, render_page
+from evitlab.report.tables import select_records, study_table
+
+STUDY = make_study()
+NOTE = "Accuracy is a proxy's (width 48, 32 px), not ImageNet's."
+EVIL = '<script>alert("x")</script>&'
+PAGE = Page(
+    study="mhsa_ratio",
+    question="Which ratio?",
+    source="Fig. 3",
+    expect="0.2 to 0.4 is best",
+    cost="5 minutes",
+    proxy_note=NOTE,
+    notes="First remark.\n\nSecond remark.",
+)
+PNG = b"\x89PNG made up"
+PICTURE = Picture(png=PNG, alt="accuracy against ratio", caption="Four panels.")
+PAPER_BY_NAME = {f"mhsa_ratio={ratio:g}": top1 for ratio, top1 in PAPER.items()}
+
+
+class Reader(HTMLParser):
+    """Every tag with its attributes, the text outside of style, and whether all tags are closed in order."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(records, *, page=PAGE, smoke=False, paper=None, wanted=None, pictures=(PICTURE,)):
+    selection = {"study": "mhsa_ratio", "requests": wanted or requests(records), "smoke": smoke}
+    table = study_table(records, paper_top1=paper, **selection)
+    return render_page(page, table=table, pictures=pictures, records=select_records(records, **selection))
+
+
+def table_of(records, **options):
+    return study_table(records, study="mhsa_ratio", requests=requests(records), **options)
+
+
+def test_the_page_says_question_source_expectation_cost_and_notes():
+    read = Reader(page_of(STUDY))
+    for words in (PAGE.question, PAGE.source, PAGE.expect, PAGE.cost, NOTE, "First remark.", "Second remark."):
+        assert words in read.text
+    assert read.text.index(PAGE.expect) < read.text.index("Highest proxy top-1")
+
+
+def test_the_page_is_whole_and_reaches_for_nothing():
+    page = page_of(STUDY)
+    read = Reader(page)
+    assert read.open == []
+    assert page.startswith("<!DOCTYPE html>")
+    tags = {tag for tag, _ in read.tags}
+    assert not tags & {"script", "link", "iframe", "object", "form", "base", "a"}
+    assert all(attributes["src"].startswith("data:image/png;base64,") for attributes in read.all("img"))
+    assert not re.search(r"https?:|url\(|@import|src=\"(?!data:)|\son\w+=", page)
+    policies = [meta for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert [meta["content"] for meta in policies] == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "$" not in page
+
+
+def test_pictures_are_inside_with_words_for_those_who_cannot_see_them():
+    read = Reader(page_of(STUDY))
+    (image,) = read.all("img")
+    assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == PNG
+    assert image["alt"] == "accuracy against ratio"
+    assert "Four panels." in read.text
+
+
+def test_the_page_is_accessible():
+    read = Reader(page_of(STUDY))
+    assert read.all("html") == [{"lang": "en"}]
+    assert len(read.all("h1")) == len(read.all("main")) == len(read.all("title")) == 1
+    assert {attributes.get("scope") for attributes in read.all("th")} == {"col", "row"}
+    assert len(read.all("caption")) == len(read.all("table"))
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    labels = [attributes["aria-labelledby"] for attributes in read.all("section")]
+    assert sorted(ids) == sorted(labels)
+    assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
+    assert "prefers-color-scheme: dark" in page_of(STUDY)
+
+
+def test_everything_written_by_others_is_escaped():
+    variant = f"v {EVIL}"
+    ok = [
+        make_record("train", make_training(), variant=variant, knobs={EVIL: EVIL}, settings={EVIL: EVIL}),
+        make_record("match", make_match(), variant=variant, config={"stages": [{"width": 1}], "name": EVIL}),
+        make_record("throughput", make_throughput(), variant=variant),
+    ]
+    records = [*ok, fail(make_record("operators", None, variant=variant), f"Error {EVIL}\nline 2 {EVIL}")]
+    evil = Page(study=EVIL, question=EVIL, source=EVIL, expect=EVIL, cost=EVIL, proxy_note=EVIL, notes=EVIL)
+    records = [replace(r, environment=replace(r.environment, device_name=EVIL)) for r in records]
+    page = page_of(records, page=evil, pictures=[Picture(png=PNG, alt=f'"{EVIL}', caption=EVIL)])
+    read = Reader(page)
+    assert "<script" not in page
+    assert read.open == []
+    assert not read.all("script")
+    assert read.all("img")[0]["alt"] == f'"{EVIL}'
+    assert read.text.count(EVIL) >= 15
+
+
+def test_the_result_table_is_the_readable_table():
+    page = page_of(STUDY, paper=PAPER_BY_NAME)
+    result = ElementTree.fromstring(re.search(r"<table.*?</table>", page, re.DOTALL)[0].replace("<br>", "<br/>"))
+    headers = ["".join(cell.itertext()) for cell in result.find("thead").iter("th")]
+    rows = [["".join(cell.itertext()) for cell in row] for row in result.find("tbody")]
+    row = dict(zip(headers, next(row for row in rows if row[0] == "mhsa_ratio=0.4"), strict=True))
+    assert row["top-1 %, proxy (n=2)"] == "74.668.8-80.3"
+    assert row["images/s"] == "60.959.4-62.1"
+    assert row["top-1 %, paper"] == "63.0"
+    assert [row[0] for row in rows] == ["base", *PAPER_BY_NAME]
+
+
+def test_conditions_name_machine_versions_settings_seeds_and_commit():
+    read = Reader(page_of(STUDY))
+    environment = STUDY[0].environment
+    for value in (environment.device_name, environment.torch, environment.allocator, environment.git_commit):
+        assert value in read.text
+    for record in STUDY:
+        assert json.dumps(record.settings, sort_keys=True) in read.text
+    assert "train" in read.text
+    assert "0, 1" in read.text
+    assert "environment 2" not in read.text
+
+
+def test_two_environments_have_a_column_each():
+    other = replace(STUDY[0], environment=replace(STUDY[0].environment, git_commit=None, git_dirty=None))
+    read = Reader(page_of([other, *STUDY[1:]]))
+    assert "environment 2" in read.text
+    assert "not known" in read.text
+
+
+def test_variants_timed_apart_are_pointed_out():
+    together = [make_record("throughput", make_throughput()), make_record("throughput", make_throughput(), variant="b")]
+    apart = [together[0], replace(together[1], measurement={**together[1].measurement, "group": ("base", "b")})]
+    assert "timed in 2 groups" in page_of(apart)
+    assert "groups" not in Reader(page_of(together)).text
+
+
+def test_every_repeat_is_on_the_page():
+    read = Reader(page_of(STUDY))
+    assert len(read.all("details")) == 8
+    for record in STUDY:
+        if record.task == "throughput":
+            for seconds in record.measurement["seconds"]:
+                assert f"{seconds:.4g}" in read.text
+        if record.task == "train":
+            assert f"top-1 {record.measurement['top1']:.4f}" in read.text
+            assert json.dumps(record.config) in read.text
+
+
+def test_every_task_has_a_way_to_be_written_out():
+    assert set(RAW) == set(MEASUREMENTS)
+    assert RAW["match"](replace(make_match(), reached=False)).endswith("; target 1.25 +-0.03 missed")
+
+
+def test_failures_are_told_with_their_whole_error():
+    records = [
+        fail(record, "RuntimeError: out of memory\n  at line 7") if record.variant == "mhsa_ratio=1" else record
+        for record in STUDY
+    ]
+    read = Reader(page_of(records))
+    assert "Not measured" in read.text
+    assert "mhsa_ratio=1: match: RuntimeError: out of memory" in read.text
+    assert "at line 7" in read.text
+    assert "Not measured" not in Reader(page_of(STUDY)).text
+
+
+def test_smoke_records_are_called_meaningless():
+    smoke = [replace(record, smoke=True) for record in STUDY]
+    assert "these numbers mean nothing" in page_of(smoke, smoke=True)
+    assert "these numbers mean nothing" not in page_of(STUDY)
+
+
+def test_rules_of_reading_fit_what_was_measured():
+    counted = [record for record in STUDY if record.task == "macs"]
+    text = Reader(page_of(counted, page=replace(PAGE, proxy_note=""))).text
+    assert "multiply-accumulates" in text
+    assert "proxy" not in text
+    assert "Throughput holds" not in text
+    assert "not ImageNet's" in Reader(page_of(STUDY, page=replace(PAGE, proxy_note=""))).text
+
+
+def test_a_study_without_records_has_a_page():
+    read = Reader(page_of([], wanted=requests(STUDY), pictures=()))
+    assert "train: not run" in read.text
+    assert read.open == []
+
+
+def test_equal_records_give_equal_pages():
+    assert page_of(STUDY) == page_of(STUDY)
+
+
+def test_only_a_proxy_is_called_one():
+    assert "<strong>Proxy.</strong>" in page_of(STUDY)
+    config = make_config(width=158, size=224)
+    itself = [
+        make_record("macs", make_macs(), config=config),
+        make_record("train", make_training(), config=config),
+    ]
+    assert "<strong>Accuracy.</strong>" in page_of(itself)
+    assert "Proxy." not in page_of(itself)
+
+
+# The result in sentences
+
+
+def test_the_best_variant_is_named_with_those_it_is_not_told_apart_from():
+    sentences = find(table_of(STUDY, paper_top1=PAPER_BY_NAME))
+    assert sentences == [
+        "Highest proxy top-1: mhsa_ratio=0.4 with 74.6% (95% interval 68.8-80.3, n=2 seeds).",
+        "Its 95% interval overlaps that of mhsa_ratio=0.2, mhsa_ratio=0.5, mhsa_ratio=0.6: "
+        "the study does not tell these apart.",
+        "In the source, on its own data, mhsa_ratio=0.4 is highest.",
+        "Measured speed over the base: 1.23 to 1.28.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": (0.90, 0.901), "b": (0.50, 0.501)}, "Its 95% interval overlaps no other."),
+        (
+            {"a": (0.90, 0.91), "b": (0.89,)},
+            "Its 95% interval overlaps that of b: the study does not tell these apart.",
+        ),
+        ({"a": (0.90,), "b": (0.50,)}, "One seed gives no interval: differences between variants may be chance."),
+    ],
+)
+def test_clear_and_unknown_differences_are_told(values, expected):
+    records = [
+        make_record("train", make_training(top1), variant=name, seed=seed)
+        for name, seeds in values.items()
+        for seed, top1 in enumerate(seeds)
+    ]
+    sentences = find(table_of(records))
+    assert sentences[0].startswith("Highest proxy top-1: a with 90.")
+    assert sentences[1] == expected
+
+
+def test_without_training_nothing_is_said_of_accuracy():
+    timed = [record for record in STUDY if record.task == "throughput"]
+    assert find(table_of(timed)) == ["Measured speed over the base: 1.23 to 1.28."]

@@ -1,0 +1,54 @@
+"""Intervals: against SciPy's bootstrap, hand cases, and how often they hold the truth."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evitlab.measure.intervals import median_interval, speed_ratio
+
+
+@pytest.mark.parametrize("size", [5, 20, 101])
+def test_median_interval_is_the_percentile_bootstrap(size):
+    values = np.random.default_rng(size).lognormal(sigma=0.3, size=size)
+    expected = stats.bootstrap(
+        (values,), np.median, n_resamples=20_000, method="percentile", random_state=1
+    ).confidence_interval
+    found = median_interval(list(values), seed=0)
+    assert found.median == np.median(values)
+    scale = np.median(values) * 0.02
+    assert found.low == pytest.approx(expected.low, abs=scale)
+    assert found.high == pytest.approx(expected.high, abs=scale)
+
+
+def test_interval_holds_the_true_median_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    samples = generator.exponential(size=(300, 25))  # the median of an exponential is ln 2
+    found = [median_interval(list(sample), seed=0) for sample in samples]
+    assert 0.90 <= np.mean([i.low <= np.log(2) <= i.high for i in found]) <= 0.99
+
+
+def test_same_seed_same_interval():
+    values = list(np.random.default_rng(0).random(30))
+    assert median_interval(values, seed=3) == median_interval(values, seed=3)
+    assert median_interval(values, seed=3) != median_interval(values, seed=4)
+
+
+def test_equal_values_leave_no_doubt():
+    found = median_interval([2.0, 2.0, 2.0], seed=0)
+    assert (found.low, found.median, found.high, found.relative_half_width) == (2.0, 2.0, 2.0, 0.0)
+
+
+def test_half_width_is_relative_to_the_median():
+    # Of two values a resample's median is 1, 2 or 3: a quarter, a half and a quarter of the time.
+    assert median_interval([1.0, 3.0], seed=0).relative_half_width == (3 - 1) / 2 / 2
+
+
+def test_ratio_is_taken_within_rounds():
+    # In rounds: 1/1, 10/2, 3/6. The ratio of the medians would be 3/2.
+    assert speed_ratio([1.0, 10.0, 3.0], [1.0, 2.0, 6.0], seed=0).median == 1.0
+
+
+def test_a_drift_of_both_cancels():
+    drift = np.exp(np.linspace(0, 2, 30))
+    found = speed_ratio(list(3 * drift), list(2 * drift), seed=0)
+    assert (found.low, found.high) == (pytest.approx(1.5), pytest.approx(1.5))

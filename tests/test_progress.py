@@ -1,0 +1,44 @@
+"""What is shown while a study runs."""
+
+import io
+
+from rich.console import Console
+
+from evitlab import progress
+from evitlab.progress import EXPECTED_S, StudyProgress
+from evitlab.runner import Work
+
+
+def works(*tasks: str) -> list[Work]:
+    return [Work(variant="v", task=task, seed=seed) for seed, task in enumerate(tasks)]
+
+
+def test_the_time_left_is_what_the_task_took_before(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    first, second, third = works("train", "train", "macs")
+    with StudyProgress([first, second, third], Console(file=out)) as shown:
+        shown.update(first, 0.0)
+        now = 30.0
+        shown.update(first, 1.0)  # trainings last 30 s, it seems; the macs are a guess
+        shown.update(second, 0.0)
+        shown.update(second, 0.5)
+        now = 70.0
+        shown.update(second, 1.0)
+        shown.update(second, 1.0)  # ended already
+    left = round(30 + EXPECTED_S["macs"])
+    assert out.getvalue().splitlines() == [
+        f"v: train, seed 0: 30.0 s, 0:{left} left",
+        f"v: train, seed 1: 40.0 s, 0:{round(EXPECTED_S['macs']):02d} left",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_with_variant_task_and_time_left():
+    out = io.StringIO()
+    (work,) = works("macs")
+    with StudyProgress([work], Console(file=out, force_terminal=True, width=100)) as shown:
+        shown.update(work, 0.5)
+        shown._bar.refresh()
+    assert "v: macs" in out.getvalue()
+    assert " left" in out.getvalue()

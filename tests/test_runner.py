@@ -1,0 +1,180 @@
+"""Running work: what is recorded, skipped, taken over, and what a failure leaves."""
+
+from dataclasses import replace
+
+import pytest
+
+from evitlab import runner
+from evitlab.environment import describe_environment
+from evitlab.models.zoo import make_config
+from evitlab.records import MEASUREMENTS
+from evitlab.runner import Lab, Work, find_missing, list_work, make_proxy, open_lab, run_variants
+from evitlab.store import measured, read_records
+from evitlab.study import load_study
+
+TINY = """
+question: q
+source: s
+expect: e
+cost: c
+base: {name: deit_t, width: 48, depth: 2, image_size: 32, patch_size: 8, num_classes: 8}
+grid: {mhsa_ratio: [0.5, 1]}
+tasks:
+  macs: {}
+  throughput: {batch_size: 1, min_rounds: 2, max_rounds: 2}
+  operators: {batch_size: 1, repeats: 2}
+  train: {train_images: 32, val_images: 32, seeds: [0, 1], recipe: {steps: 1, batch_size: 8, evaluations: 1}}
+"""
+
+
+@pytest.fixture
+def make_lab(tmp_path):
+    def make(text: str = TINY, progress=lambda work, share: None) -> Lab:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text)
+        return open_lab(load_study(path), tmp_path / "results", describe_environment("cpu"), progress)
+
+    return make
+
+
+def everything(lab: Lab):
+    return [lab.study.base, *lab.study.variants()]
+
+
+def test_every_task_is_recorded_once_with_its_conditions(make_lab):
+    seen: dict[Work, list[float]] = {}
+    lab = make_lab(progress=lambda work, share: seen.setdefault(work, []).append(share))
+    planned = find_missing(lab, everything(lab))
+    assert len(planned) == 2 + 1 + 2 * (3 + 2)  # the base's three tasks; two variants, three tasks and two trainings
+    run_variants(lab, everything(lab))
+    records = read_records(lab.folder)
+    assert [record.status for record in records] == ["ok"] * len(planned)
+    assert {(r.variant, r.task, r.seed) for r in records} == {(w.variant, w.task, w.seed) for w in planned}
+    assert len({record.key for record in records}) == len(records)
+    assert set(seen) == set(planned)
+    assert all(shares[-1] == 1.0 for shares in seen.values())
+    for record in records:
+        assert isinstance(measured(record), MEASUREMENTS[record.task])
+        assert record.environment == lab.environment
+        assert record.seconds > 0
+
+
+def test_throughput_is_one_run_in_turn_with_the_base(make_lab):
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    timed = {r.variant: measured(r) for r in lab.records if r.task == "throughput"}
+    group = ("base", "mhsa_ratio=0.5", "mhsa_ratio=1")
+    assert set(timed) == set(group)
+    assert all(result.group == group and result.reference == "base" for result in timed.values())
+    assert timed["base"].ratio is None
+
+
+def test_nothing_is_done_twice(make_lab, monkeypatch):
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    before = (lab.folder / "records.jsonl").read_bytes()
+    for name in runner.TASKS:
+        monkeypatch.setitem(runner.TASKS, name, lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(runner, "measure_throughput", lambda *_, **__: pytest.fail("timed again"))
+    again = make_lab()
+    assert find_missing(again, everything(again)) == []
+    run_variants(again, everything(again))
+    assert (lab.folder / "records.jsonl").read_bytes() == before
+
+
+def test_other_conditions_are_other_work(make_lab):
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    for field, value in [("machine", "00000000"), ("torch", "0"), ("threads", 99), ("allocator", "x")]:
+        elsewhere = replace(lab, environment=replace(lab.environment, **{field: value}))
+        assert len(find_missing(elsewhere, everything(lab))) == 13, field
+
+
+def test_a_new_seed_trains_only_that_seed(make_lab):
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    more = make_lab(TINY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    assert find_missing(more, everything(more)) == [
+        Work(variant=variant, task="train", seed=2) for variant in ("mhsa_ratio=0.5", "mhsa_ratio=1")
+    ]
+
+
+def test_a_failure_is_a_record_and_the_rest_goes_on(make_lab, monkeypatch):
+    def explode(config, settings, seed, device, share):
+        raise RuntimeError("no luck\nand advice")
+
+    monkeypatch.setitem(runner.TASKS, "operators", explode)
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    failed = [record for record in lab.records if record.status == "failed"]
+    assert [record.task for record in failed] == ["operators"] * 3
+    assert {record.error for record in failed} == {"RuntimeError: no luck"}
+    assert all(record.measurement is None for record in failed)
+    assert {work.task for work in find_missing(lab, everything(lab))} == {"operators"}
+    monkeypatch.undo()
+    again = make_lab()
+    run_variants(again, everything(again))
+    assert find_missing(again, everything(again)) == []
+
+
+def test_one_variant_that_cannot_be_timed_spoils_no_other(make_lab, monkeypatch):
+    real = runner.measure_throughput
+
+    def measure(models, **settings):
+        if any(model.config.mhsa_ratio == 1 for model in models.values()):
+            raise MemoryError("too large")
+        return real(models, **settings)
+
+    monkeypatch.setattr(runner, "measure_throughput", measure)
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    outcome = {record.variant: record.status for record in lab.records if record.task == "throughput"}
+    assert outcome == {"base": "ok", "mhsa_ratio=0.5": "ok", "mhsa_ratio=1": "failed"}
+
+
+def test_a_variant_that_cannot_be_matched_goes_no_further(make_lab, monkeypatch):
+    def explode(*_, **__):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr(runner, "match_throughput", explode)
+    lab = make_lab(TINY + "match: {speedup: 1.2}\n")
+    run_variants(lab, everything(lab))
+    tasks = [(record.task, record.status) for record in lab.records if record.variant == "mhsa_ratio=1"]
+    assert tasks == [("match", "failed")]
+    assert any(record.variant == "base" and record.status == "ok" for record in lab.records)
+
+
+def test_equal_work_asked_for_otherwise_is_taken_over(make_lab, monkeypatch):
+    """Another batch size of the profile changes nothing about a training."""
+    text = TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}}")
+    lab = make_lab(text)
+    run_variants(lab, everything(lab))
+    monkeypatch.setitem(runner.TASKS, "train", lambda *_: pytest.fail("trained again"))
+    renamed = make_lab(text.replace("{one:", "{two:"))
+    run_variants(renamed, renamed.study.variants())
+    theirs = {r.seed: r for r in renamed.records if r.variant == "two" and r.task == "train"}
+    ours = {r.seed: r for r in renamed.records if r.variant == "one" and r.task == "train"}
+    assert {s: r.measurement for s, r in theirs.items()} == {s: r.measurement for s, r in ours.items()}
+    assert set(theirs) == {0, 1}
+
+
+def test_the_proxy_is_scaled_as_the_network_was(make_lab):
+    text = TINY.replace("seeds: [0, 1]", "seeds: [0], proxy: {width: 24, image_size: 64, patch_size: 16}")
+    lab = make_lab(text)
+    variant = lab.study.variants()[1]
+    proxy = make_proxy(lab.study, variant, variant.resize(36))  # 36 / 48 of the width
+    assert proxy == make_config("deit_t", mhsa_ratio=1, depth=2, width=18, image_size=64, patch_size=16, num_classes=16)
+
+
+def test_without_a_proxy_the_matched_network_itself_is_trained(make_lab):
+    lab = make_lab()
+    variant = lab.study.variants()[0]
+    matched = variant.resize(36)
+    assert make_proxy(lab.study, variant, matched) == replace(matched, num_classes=16)
+
+
+def test_work_is_listed_speed_first(make_lab):
+    lab = make_lab(TINY + "match: {speedup: 1.2}\n")
+    assert [work.task for work in list_work(lab.study, lab.study.variants()[0])] == [
+        "match", "throughput", "macs", "operators", "train", "train",
+    ]  # fmt: skip

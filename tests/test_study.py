@@ -1,0 +1,232 @@
+"""Reading studies: what they expand to, and that every mistake is named, all at once."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from evitlab.models.config import config_from_dict
+from evitlab.models.zoo import make_config
+from evitlab.study import StudyError, load_study
+
+GOOD = """
+question: Which?
+source: Fig. 3
+expect: A peak.
+cost: seconds
+base: deit_t
+grid:
+  mhsa_ratio: [0, 0.5]
+match: {speedup: 1.25}
+tasks:
+  macs: {}
+  throughput: {batch_size: 2}
+  train: {seeds: [0, 1], proxy: {image_size: 32, patch_size: 8, width: 48}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_study(text: str, name: str = "a_study.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write_study
+
+
+def problems_of(path: Path) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        load_study(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def test_grid_crosses_its_lists_in_the_order_of_the_file(write):
+    text = GOOD.replace("mhsa_ratio: [0, 0.5]", "mhsa_ratio: [0.2, 0.5]\n  qk_dim: [16, 32]")
+    study = load_study(write(text))
+    assert [variant.name for variant in study.variants()] == [
+        "mhsa_ratio=0.2, qk_dim=16",
+        "mhsa_ratio=0.2, qk_dim=32",
+        "mhsa_ratio=0.5, qk_dim=16",
+        "mhsa_ratio=0.5, qk_dim=32",
+    ]
+    assert study.variants()[1].make_config() == make_config("deit_t", mhsa_ratio=0.2, qk_dim=32)
+
+
+def test_named_variants_change_the_base_or_replace_it(write):
+    text = GOOD.replace("base: deit_t", "base: {name: deit_t, image_size: 64}").replace(
+        "grid:\n  mhsa_ratio: [0, 0.5]", "variants:\n  thin: {qk_dim: 16}\n  small: {base: efficientvit_m0}"
+    )
+    thin, small = load_study(write(text)).variants()
+    assert thin.make_config() == make_config("deit_t", image_size=64, qk_dim=16)
+    assert small.make_config() == make_config("efficientvit_m0")
+
+
+def test_resize_keeps_every_knob_and_the_proportion_of_the_stages(write):
+    text = GOOD.replace("base: deit_t", "base: swin_t").replace(
+        ", proxy: {image_size: 32, patch_size: 8, width: 48}", ""
+    )
+    variant = load_study(write(text)).variants()[0]
+    config = variant.resize(71.6)
+    assert [stage.width for stage in config.stages] == [72, 144, 288, 576]
+    assert config.mhsa_ratio == 0
+    wide = variant.with_knobs(width=[96, 192, 192, 192]).resize(48)
+    assert [stage.width for stage in wide.stages] == [48, 96, 96, 96]
+    assert config_from_dict(wide.to_dict()) == wide
+
+
+def test_requests_ignore_prose_and_seeds_but_nothing_that_is_measured(write):
+    study = load_study(write(GOOD))
+    same = load_study(write(GOOD.replace("Which?", "What?").replace("seeds: [0, 1]", "seeds: [2]")))
+    assert study.requests() == same.requests()
+    ours = study.requests()
+    for old, new, changed in [
+        ("speedup: 1.25", "speedup: 1.5", {"match", "macs", "throughput", "train"}),
+        ("width: 48", "width: 60", {"train"}),
+        ("batch_size: 2", "batch_size: 4", {"match", "macs", "throughput", "train"}),
+    ]:
+        theirs = load_study(write(GOOD.replace(old, new))).requests()
+        different = {task for (variant, task), request in theirs.items() if ours[variant, task] != request}
+        assert different == changed, (old, new)
+    assert not set(ours.values()) & set(load_study(write(GOOD), smoke=True).requests().values())
+
+
+def test_the_base_is_measured_but_neither_matched_nor_trained(write):
+    tasks = [task for variant, task in load_study(write(GOOD)).requests() if variant == "base"]
+    assert tasks == ["macs", "throughput"]
+
+
+def test_seed_is_added_to_the_trainings(write):
+    study = load_study(write(GOOD), seed=10)
+    assert study.seeds("train") == (10, 11)
+    assert study.seeds("throughput") == (10,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("mhsa_ratio: [0, 0.5]", "mhsa_ratio: [1.3]", r"grid .*mhsa_ratio must be a number from 0 to 1, but got 1\.3"),
+        ("mhsa_ratio: [0, 0.5]", "mhsa_ratio: []", "grid: every knob needs at least one value, but got none for mhsa"),
+        ("mhsa_ratio: [0, 0.5]", "mhsa_ratio: 0.5", "grid.mhsa_ratio: must be a list, but got 0.5"),
+        (
+            "mhsa_ratio: [0, 0.5]",
+            "mhsa_ratio: [0.5, 0.5]",
+            "two variants must not have one name, but got mhsa_ratio=0.5",
+        ),
+        ("mhsa_ratio:", "mhsa_rato:", "grid: mhsa_rato is not a knob; did you mean mhsa_ratio"),
+        (
+            "base: deit_t",
+            "base: deit_s",
+            r"base: unknown network 'deit_s'; did you mean deit_t\? \(allowed: deit_t, swin_t",
+        ),
+        (
+            "base: deit_t",
+            "base: {name: deit_t, num_heads: 5}",
+            "base: num_heads must divide width, but got num_heads=5",
+        ),
+        ("base: deit_t", "base: {nam: deit_t}", "base: unknown network None"),
+        ("question: Which?", "quest: Which?", "quest: unknown; did you mean question"),
+        ("question: Which?", "", "question: required, but missing"),
+        ("speedup: 1.25", "speedup: fast", "match.speedup: must be a valid number, but got 'fast'"),
+        ("speedup: 1.25", "speedup: -1", "match.speedup: must be greater than 0, but got -1"),
+        ("batch_size: 2", "batch_size: 2.5", "tasks.throughput.batch_size: must be a valid integer"),
+        ("batch_size: 2", "batch_size: '2'", "tasks.throughput.batch_size: must be a valid integer, but got '2'"),
+        ("batch_size: 2", "batch: 2", "tasks.throughput.batch: unknown; did you mean batch_size"),
+        (
+            "batch_size: 2",
+            "min_rounds: 50",
+            "tasks.throughput.min_rounds: must be at most .*max_rounds=40, but got min",
+        ),
+        ("  macs: {}", "  mac: {}", "tasks.mac: unknown; did you mean macs"),
+        ("seeds: [0, 1]", "seeds: [1, 1]", r"seeds: must hold different seeds, at least one, but got \[1, 1\]"),
+        ("seeds: [0, 1]", "recipe: {steps: 3}", "evaluations: must be at most steps=3, but got evaluations=4"),
+        ("seeds: [0, 1]", "data: cifar", "tasks.train.data: must be 'shapes', but got 'cifar'"),
+        ("width: 48", "width: 50", "tasks.train.proxy: num_heads must divide width, but got num_heads=3 and width=50"),
+        ("  throughput: {batch_size: 2}\n", "", "match: needs the task throughput"),
+        ("mhsa_ratio: [0, 0.5]", "width: [48, 96]", "match: sets the width of every variant"),
+        (
+            "grid:",
+            "variants: {base: {qk_dim: 4}}\ngrid:",
+            "grid, variants: a study must have one of them, but got both",
+        ),
+        (
+            "grid:\n  mhsa_ratio: [0, 0.5]",
+            "variants: {base: {qk_dim: 4}}",
+            "variants.base: this is the name of the base's",
+        ),
+        ("grid:\n  mhsa_ratio: [0, 0.5]", "variants: {}", "variants: must name at least one variant"),
+        ("grid:\n  mhsa_ratio: [0, 0.5]\n", "", "grid, variants: a study must have one of them, but got neither"),
+        ("match:", "paper: {top1: {a: 120}}\nmatch:", "paper.top1.a: must be percent from 0 to 100, but got 120"),
+        ("match:", "paper: {top5: {a: 20}}\nmatch:", r"paper: unknown top5 \(allowed: top1\)"),
+    ],
+)
+def test_every_mistake_names_field_value_and_rule(write, old, new, expected):
+    assert old in GOOD
+    found = problems_of(write(GOOD.replace(old, new)))
+    assert any(re.search(expected, problem) for problem in found), found
+
+
+def test_no_tasks_is_an_error(write):
+    text = GOOD[: GOOD.index("match:")] + "tasks: {}\n"
+    assert problems_of(write(text)) == [
+        "tasks: must name at least one of macs, throughput, operators, train, but got none"
+    ]
+
+
+def test_all_mistakes_come_at_once(write):
+    text = GOOD.replace("speedup: 1.25", "speedup: x").replace("seeds:", "sedes:").replace("mhsa_ratio:", "mhsa_rato:")
+    found = "\n".join(problems_of(write(text)))
+    assert "match.speedup" in found
+    assert "tasks.train.sedes" in found
+    assert "mhsa_rato is not a knob" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("question: [a\nsource: b", r"line 2, column 7: expected ',' or '\]'"),
+        ("question: a\nquestion: b", "line 2, column 1: 'question' stands here twice"),
+        ("a: !!python/object/apply:os.system [echo]", "line 1, column 4: could not determine a constructor"),
+        ("- a\n- b", "must hold a mapping with the fields question, source"),
+        ("", "must hold a mapping with the fields question, source, .* but got None"),
+        ("question: 2020-01-01", "must hold plain finite values"),
+        ("question: .nan", "must hold plain finite values"),
+        ("question: \x01", "special characters are not allowed"),
+    ],
+)
+def test_what_is_no_study_at_all_says_where(write, text, expected):
+    assert re.search(expected, "\n".join(problems_of(write(text))))
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    assert problems_of(tmp_path / "none.yaml") == ["cannot be read: No such file or directory"]
+    (tmp_path / "folder.yaml").mkdir()
+    assert problems_of(tmp_path / "folder.yaml") == ["cannot be read: Is a directory"]
+
+
+@pytest.mark.parametrize("name", ["..yaml", "a b.yaml", "-a.yaml", "ä.yaml"])
+def test_names_cannot_leave_the_results_folder(write, name):
+    assert "the file's name is the study's name" in problems_of(write(GOOD, name))[0]
+
+
+def test_numbers_in_exponent_notation_are_numbers(write):
+    study = load_study(write(GOOD.replace("seeds: [0, 1]", "recipe: {learning_rate: 2e-3}")))
+    assert study.tasks.train.recipe.learning_rate == 0.002
+
+
+def test_smoke_walks_the_same_path_in_tiny_sizes(write):
+    study, smoke = load_study(write(GOOD)), load_study(write(GOOD), smoke=True)
+    assert [variant.name for variant in smoke.variants()] == [variant.name for variant in study.variants()]
+    assert list(smoke.requests()) == list(study.requests())
+    assert smoke.tasks.train.recipe.steps == 2
+    assert smoke.match.max_measurements == 1
+
+
+def test_the_shipped_studies_are_right():
+    studies = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+    assert studies
+    for path in studies:
+        assert load_study(path).variants()

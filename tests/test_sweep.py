@@ -1,0 +1,159 @@
+"""Studies on Optuna: every variant once, whatever happens in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from test_runner import TINY
+
+from evitlab import runner
+from evitlab.environment import describe_environment
+from evitlab.runner import find_missing, open_lab
+from evitlab.store import read_records
+from evitlab.study import load_study
+from evitlab.sweep import SweepError, lock_folder, objectives, open_trials, queue_missing, run_study
+
+
+@pytest.fixture
+def make_lab(tmp_path):
+    def make(text: str = TINY):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text)
+        return open_lab(load_study(path), tmp_path / "results", describe_environment("cpu"), lambda work, share: None)
+
+    return make
+
+
+def trials_of(lab, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+    return open_trials(lab).get_trials(states=states or None)
+
+
+def test_a_study_becomes_trials_with_its_knobs_and_results(make_lab):
+    lab = make_lab()
+    assert run_study(lab)
+    trials = trials_of(lab)
+    assert [(t.params, t.state) for t in trials] == [
+        ({"mhsa_ratio": 0.5}, TrialState.COMPLETE),
+        ({"mhsa_ratio": 1}, TrialState.COMPLETE),
+    ]
+    top1 = [r.measurement["top1"] for r in lab.records if r.task == "train" and r.variant == "mhsa_ratio=1"]
+    ratio = [r.measurement["ratio"] for r in lab.records if r.task == "throughput" and r.variant == "mhsa_ratio=1"]
+    assert trials[1].values == [sum(top1) / 2, ratio[0]]
+
+
+def test_a_second_run_adds_nothing(make_lab):
+    lab = make_lab()
+    run_study(lab)
+    again = make_lab()
+    assert run_study(again)
+    assert len(again.records) == len(lab.records) == len(read_records(lab.folder))
+    assert len(trials_of(again)) == 2
+
+
+def test_a_trial_left_running_is_queued_again(make_lab):
+    lab = make_lab()
+    trials = open_trials(lab)
+    queue_missing(trials, lab)
+    trials.ask()  # and the process dies
+    queue_missing(open_trials(lab), lab)
+    states = [(t.user_attrs["variant"], t.state) for t in trials_of(lab)]
+    assert states == [
+        ("mhsa_ratio=0.5", TrialState.FAIL),
+        ("mhsa_ratio=1", TrialState.WAITING),
+        ("mhsa_ratio=0.5", TrialState.WAITING),
+    ]
+    assert run_study(lab)
+
+
+def test_records_and_not_trials_say_what_is_done(make_lab):
+    lab = make_lab()
+    run_study(lab)
+    (lab.folder / "records.jsonl").unlink()
+    again = make_lab()
+    assert run_study(again)
+    assert len(read_records(lab.folder)) == 13
+    (lab.folder / "trials.db").unlink()
+    third = make_lab()
+    assert run_study(third)
+    assert len(read_records(lab.folder)) == 13
+    assert [t.state for t in trials_of(third)] == [TrialState.COMPLETE] * 2
+
+
+def test_a_failed_variant_fails_its_trial_and_the_study(make_lab, monkeypatch):
+    def explode(config, settings, seed, device, share):
+        raise FloatingPointError("loss is nan")
+
+    monkeypatch.setitem(runner.TASKS, "train", explode)
+    lab = make_lab()
+    assert not run_study(lab)
+    assert [t.state for t in trials_of(lab)] == [TrialState.FAIL] * 2
+    assert {work.task for work in find_missing(lab, lab.study.variants())} == {"train"}
+    monkeypatch.undo()
+    assert run_study(make_lab())
+
+
+def test_lists_and_named_variants_become_choices(make_lab):
+    lab = make_lab(TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}, two: {act: relu}}"))
+    run_study(lab)
+    assert [t.params for t in trials_of(lab)] == [{"variant": "one"}, {"variant": "two"}]
+    lists = make_lab(TINY.replace("{mhsa_ratio: [0.5, 1]}", "{image_size: [[32, 64], 32]}"))
+    assert run_study(lists)
+    assert [t.params for t in trials_of(lists)] == [{"image_size": "[32, 64]"}, {"image_size": 32}]
+
+
+def test_objectives_follow_the_tasks(make_lab):
+    head = TINY[: TINY.index("tasks:")]
+    for tasks, expected in [
+        ("{macs: {}}", [("macs", "minimize")]),
+        ("{operators: {}}", [("memory_bound_share", "minimize")]),
+        ("{macs: {}, throughput: {}}", [("speed_ratio", "maximize")]),
+    ]:
+        assert objectives(make_lab(head + f"tasks: {tasks}\n").study) == expected
+    assert objectives(make_lab().study) == [("top1", "maximize"), ("speed_ratio", "maximize")]
+
+
+def test_only_one_run_at_a_time_and_a_dead_one_locks_nothing_out(tmp_path):
+    code = f"from evitlab.sweep import lock_folder\nfrom pathlib import Path\nimport time\n" \
+           f"with lock_folder(Path({str(tmp_path)!r})): print('locked', flush=True); time.sleep(60)"  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        match = rf"another run of this study is at work here \(process {holder.pid}\)"
+        with pytest.raises(SweepError, match=match), lock_folder(tmp_path):
+            pass
+        holder.kill()
+    with lock_folder(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3])
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path, kills):
+    study, results = tmp_path / "tiny.yaml", tmp_path / "results"
+    study.write_text(TINY.replace("steps: 1,", "steps: 40,"))
+    command = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(results)]
+    for kill in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        records = results / "tiny" / "records.jsonl"
+        wanted = 2 + 3 * kill
+        while process.poll() is None and (not records.exists() or records.read_text().count("\n") < wanted):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    keys = [record.key for record in read_records(results / "tiny") if record.status == "ok"]
+    assert len(keys) == len(set(keys)) == 13
+    assert (results / "tiny" / "report.html").exists()
+    undisturbed = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(tmp_path / "other")]
+    assert subprocess.run(undisturbed, check=False, capture_output=True).returncode == 0
+    assert _top1s(results / "tiny") == _top1s(tmp_path / "other" / "tiny")
+
+
+def _top1s(folder: Path) -> dict[tuple[str, int], float]:
+    return {(r.variant, r.seed): r.measurement["top1"] for r in read_records(folder) if r.task == "train"}
