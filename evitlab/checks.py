@@ -42,9 +42,6 @@ def find_contradictions(file: StudyFile) -> list[str]:
         problems.append("match: needs the task throughput, which says how speed is measured, but got none")
     if train is not None and (not train.seeds or len(set(train.seeds)) < len(train.seeds)):
         problems.append(f"tasks.train.seeds: must hold different seeds, at least one, but got {list(train.seeds)}")
-    if train is not None and train.recipe.evaluations > train.recipe.steps:
-        got = f"evaluations={train.recipe.evaluations}"
-        problems.append(f"tasks.train.recipe.evaluations: must be at most steps={train.recipe.steps}, but got {got}")
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:
         got = f"min_rounds={throughput.min_rounds}"
         problems.append(f"tasks.throughput.min_rounds: must be at most {throughput.max_rounds=}, but got {got}")

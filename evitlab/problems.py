@@ -20,10 +20,12 @@ def explain(error: ValidationError, owner: type) -> list[str]:
     sentences = []
     for detail in error.errors(include_url=False):
         path = [part for part in detail["loc"] if not _is_type_tag(part)]
-        place = ".".join(str(part) for part in path) or "the file"
+        place = ".".join(str(part) for part in path) or "the whole"
         if detail["type"] == "unexpected_keyword_argument":
             allowed = _field_names(owner, path[:-1])
             sentences.append(f"{place}: unknown{suggest(str(path[-1]), allowed)} (allowed: {', '.join(allowed)})")
+        elif detail["type"] == "value_error":
+            sentences.append(f"{place}: {detail['msg'].removeprefix('Value error, ').replace('self.', '')}")
         elif "missing" in detail["type"]:
             sentences.append(f"{place}: required, but missing")
         else:

@@ -115,7 +115,10 @@ def run_operators(
 
 def run_train(config: ModelConfig, settings: TrainSettings, seed: int, device: str, share: Share) -> TrainResult:
     """Accuracy of a network, trained from its seed."""
-    data = _load(settings.data, config.image_size, settings.train_images, settings.val_images)
+    height, width = config.image_size
+    if height != width:
+        raise ValueError(f"the data set {settings.data!r} draws squares, but the network takes {config.image_size}")
+    data = _load(settings.data, height, settings.train_images, settings.val_images)
     model = build_model(config, seed=seed).to(device)
     return train(model, data, settings.recipe, seed=seed, on_step=lambda step, steps: share(step / steps))
 
@@ -125,8 +128,8 @@ TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_opera
 
 
 @lru_cache(maxsize=1)  # the seeds and variants of a study train on the same images
-def _load(name: str, image_size: tuple[int, int], train_images: int, val_images: int) -> DataSet:
-    return load_data(name, image_size=image_size[0], train_images=train_images, val_images=val_images)
+def _load(name: str, image_size: int, train_images: int, val_images: int) -> DataSet:
+    return load_data(name, image_size=image_size, train_images=train_images, val_images=val_images)
 
 
 def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
@@ -202,7 +205,7 @@ def _time_in_turn(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, M
         timed = measure_throughput(
             models,
             **asdict(timing),
-            image_size=base_config.image_size,
+            image_size={BASE: base_config.image_size} | {v.name: configs[v.name].image_size for v in own},
             device=lab.environment.device,
             seed=lab.study.seed,
             on_progress=progress,
@@ -238,6 +241,7 @@ def _attempt(
     for record in reversed(lab.records):
         if record.key == made.key and record.status == "ok":
             outcome: dict[str, Any] = {"status": "ok", "measurement": record.measurement}
+            lab.on_progress(work, 1.0)
             return lab.keep(replace(made, **outcome, start=record.start, seconds=record.seconds))
     lab.on_progress(work, 0.0)
     clock = time.perf_counter()

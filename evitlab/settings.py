@@ -1,23 +1,22 @@
 """The fields of a study file and what it may set for each task; plain data, so that a study is read without torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MacsSettings:
     """Counting has nothing to set."""
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ThroughputSettings:
     """How variants are timed in turn with their base."""
 
@@ -30,8 +29,7 @@ class ThroughputSettings:
     """Seconds for a whole group of models timed in turn."""
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OperatorsSettings:
     """How a forward pass is profiled."""
 
@@ -40,16 +38,15 @@ class OperatorsSettings:
     """Profiled passes; each gives a memory-bound share of its own."""
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainRecipe:
     """How to train: AdamW with a linear warm-up, a cosine to zero, and clipped gradients."""
 
-    steps: Count = 400
+    steps: Count = 320
     """Optimiser steps."""
-    batch_size: Count = 64
+    batch_size: Count = 32
     """Images in a step."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 1e-3
     """The highest of the schedule, whatever the batch size."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """On weights of two or more dimensions; biases and norms have none."""
@@ -59,12 +56,17 @@ class TrainRecipe:
     """Share of the target that is spread over all classes."""
     clip_norm: Positive = 1.0
     """Longest gradient, as one vector over all parameters."""
-    evaluations: Count = 4
+    evaluations: Count = 2
     """Points of the curve, evenly spaced; the last one is the result."""
+    init: Literal["as given", "xavier"] = "as given"
+    """`xavier` draws the linear layers anew before training: for proxies, see `train.loop.draw_xavier`."""
+
+    def __post_init__(self) -> None:
+        if self.evaluations > self.steps:
+            raise ValueError(f"evaluations must be at most {self.steps=}, but got {self.evaluations=}")
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainSettings:
     """What accuracy is measured on, and at what budget."""
 
@@ -80,8 +82,7 @@ class TrainSettings:
     recipe: TrainRecipe = field(default_factory=TrainRecipe)
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MatchSettings:
     """Rescale each variant in width until it is as fast as asked, timed as the task `throughput` says."""
 
@@ -92,8 +93,7 @@ class MatchSettings:
     max_measurements: Count = 6
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Tasks:
     """Which tasks a study runs, each with its settings; a task that is not named does not run."""
 
@@ -103,8 +103,7 @@ class Tasks:
     train: TrainSettings | None = None
 
 
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class StudyFile:
     """The fields of a study as written in its file."""
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from evitlab.records import MEASUREMENTS, RECORD, SCHEMA, Environment, Record
+from evitlab.problems import UserError, explain, shorten
+from evitlab.records import MEASUREMENTS, RECORD, SCHEMA, Record
 
 try:
     import fcntl
@@ -31,7 +32,7 @@ RECORDS = "records.jsonl"
 TORN = "records.jsonl.torn"
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A results folder that cannot be read or written; names file, line, field and what is allowed."""
 
 
@@ -185,7 +186,7 @@ def _is_json(line: bytes) -> bool:
 
 def _parse(line: bytes, *, where: str) -> Record:
     if not _is_json(line):
-        raise StoreError(f"{where}: must be one JSON object, but got {_shorten(line)}")
+        raise StoreError(f"{where}: must be one JSON object, but got {shorten(line.decode(errors='replace'))}")
     data = json.loads(line)
     schema = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
     if isinstance(schema, int) and schema > SCHEMA:
@@ -195,7 +196,7 @@ def _parse(line: bytes, *, where: str) -> Record:
     try:
         record = RECORD.validate_json(line, strict=True)
     except ValidationError as error:
-        raise StoreError(_explain(error, where=where, owner=Record, prefix="")) from None
+        raise StoreError(f"{where}: " + "; ".join(explain(error, Record))) from None
     _check_measurement(record, where=where)
     return record
 
@@ -208,35 +209,13 @@ def _check_measurement(record: Record, *, where: str) -> None:
     try:
         _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
     except ValidationError as error:
-        owner = MEASUREMENTS[record.task]
-        raise StoreError(_explain(error, where=where, owner=owner, prefix="measurement.")) from None
+        problems = explain(error, MEASUREMENTS[record.task])
+        raise StoreError(f"{where}: " + "; ".join(f"measurement.{problem}" for problem in problems)) from None
 
 
 @cache
 def _adapter(task: str) -> TypeAdapter[Any]:
     return TypeAdapter(MEASUREMENTS[task])
-
-
-def _explain(error: ValidationError, *, where: str, owner: type, prefix: str) -> str:
-    """All that is wrong with one line, a sentence for each field."""
-    problems = []
-    for detail in error.errors(include_url=False):
-        location = detail["loc"]
-        field = (prefix + ".".join(str(part) for part in location)).rstrip(".") or "line"
-        if detail["type"] == "unexpected_keyword_argument":
-            parent = {1: owner, 2: Environment if location[0] == "environment" else None}.get(len(location))
-            names = f"; allowed are {', '.join(known.name for known in fields(parent))}" if parent else ""
-            problems.append(f"{field}: unknown field{names}")
-        elif "missing" in detail["type"]:
-            problems.append(f"{field}: required, but missing")
-        else:
-            problems.append(f"{field}: {detail['msg']}, but got {_shorten(detail['input'])}")
-    return f"{where}: " + "; ".join(problems)
-
-
-def _shorten(value: object) -> str:
-    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _as_row(record: Record) -> dict[str, Any]:

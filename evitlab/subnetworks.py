@@ -4,8 +4,6 @@ from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from torch import nn
-
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
 from evitlab.models.config import ModelConfig
@@ -39,10 +37,9 @@ def match_throughput(
     Widths are multiples of `step`; of four times that or twice that where one lies near enough, as kernels prefer
     them. Where no width comes within the tolerance, or the measurements run out, the nearest is taken and said so.
     """
-    image_size = base.config.image_size
-    base_macs = count_macs(base, image_size=image_size).macs
-    own_macs = count_macs(build_model(resize(width), seed=seed), image_size=image_size).macs
-    points = {width: base_macs / own_macs}  # a guess, dropped once there is a measurement
+    points = {
+        width: _count(base) / _count(build_model(resize(width), seed=seed))
+    }  # a guess, dropped once there is a measurement
     steps: dict[int, tuple[MatchStep, Throughput]] = {}
     while len(steps) < settings.max_measurements:
         chosen = choose_width(points, settings.speedup, step=step, tolerance=settings.tolerance, tried=set(steps))
@@ -51,8 +48,7 @@ def match_throughput(
         model = build_model(resize(chosen), seed=seed)
         speed = _measure(base, model, timing=timing, tolerance=settings.tolerance, device=device, seed=seed)
         assert speed.ratio is not None
-        macs = count_macs(model, image_size=image_size).macs
-        steps[chosen] = MatchStep(width=chosen, macs=macs, ratio=speed.ratio), speed
+        steps[chosen] = MatchStep(width=chosen, macs=_count(model), ratio=speed.ratio), speed
         points = {tried: done.ratio for tried, (done, _) in steps.items()}
         if on_progress is not None:
             on_progress(len(steps) / settings.max_measurements)
@@ -104,17 +100,21 @@ def _counts_around(count: float) -> list[int]:
     return [below, below + 1]
 
 
+def _count(model: Network) -> int:
+    return count_macs(model, image_size=model.config.image_size).macs
+
+
 def _error(ratio: float, settings: MatchSettings) -> float:
     return abs(ratio / settings.speedup - 1)
 
 
 def _measure(
-    base: nn.Module, model: Network, *, timing: ThroughputSettings, tolerance: float, device: str, seed: int
+    base: Network, model: Network, *, timing: ThroughputSettings, tolerance: float, device: str, seed: int
 ) -> Throughput:
     timed = measure_throughput(
         {"base": base, "variant": model},
         batch_size=timing.batch_size,
-        image_size=model.config.image_size,
+        image_size={"base": base.config.image_size, "variant": model.config.image_size},
         device=device,
         seed=seed,
         half_width=tolerance / 2,

@@ -268,19 +268,19 @@ def test_the_recipe_says_who_initialises(data: DataSet, init: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, but got steps=0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, but got batch_size=0"),
-        ({"evaluations": 0}, "evaluations must be at least 1, but got evaluations=0"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0 and finite, but got learning_rate=0.0"),
-        ({"clip_norm": math.inf}, "clip_norm must be above 0 and finite, but got clip_norm=inf"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, but got weight_decay=-0.1"),
-        ({"warmup": 1.0}, "warmup must be at least 0 and below 1, but got warmup=1.0"),
+        ({"steps": 0}, r"steps\n.*greater than or equal to 1"),
+        ({"batch_size": 0}, r"batch_size\n.*greater than or equal to 1"),
+        ({"evaluations": 0}, r"evaluations\n.*greater than or equal to 1"),
+        ({"learning_rate": 0.0}, r"learning_rate\n.*greater than 0"),
+        ({"clip_norm": math.inf}, r"clip_norm\n.*finite number"),
+        ({"weight_decay": -0.1}, r"weight_decay\n.*greater than or equal to 0"),
+        ({"warmup": 1.0}, r"warmup\n.*less than 1"),
         (
             {"label_smoothing": -0.1},
-            "label_smoothing must be at least 0 and below 1, but got label_smoothing=-0.1",
+            r"label_smoothing\n.*greater than or equal to 0",
         ),
-        ({"steps": 2, "evaluations": 3}, "evaluations must be at most steps=2, but got evaluations=3"),
-        ({"init": "zeros"}, "init must be one of as given, xavier, but got init='zeros'"),
+        ({"steps": 2, "evaluations": 3}, r"evaluations must be at most self\.steps=2, but got self\.evaluations=3"),
+        ({"init": "zeros"}, r"init\n.*'as given' or 'xavier'"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(change: dict[str, object], message: str):

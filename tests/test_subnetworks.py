@@ -1,5 +1,7 @@
 """Equal speed, against clocks whose law is known."""
 
+from dataclasses import replace
+
 import pytest
 
 from evitlab import subnetworks
@@ -10,6 +12,30 @@ from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.subnetworks import choose_width, match_throughput
 
 SMALL = {"depth": 2, "image_size": 32, "patch_size": 8, "num_classes": 4}
+
+
+SPEED = Throughput(
+    images_per_second=1.0,
+    images_per_second_low=1.0,
+    images_per_second_high=1.0,
+    seconds=(1.0,),
+    ratio=1.0,
+    ratio_low=1.0,
+    ratio_high=1.0,
+    reference="base",
+    group=("base", "variant"),
+    batch_size=1,
+    image_size=(32, 32),
+    precision="fp32",
+    memory_format="contiguous",
+    folded=True,
+    execution="eager",
+    attention_path="as built",
+    warmup_calls=1,
+    calls_per_repeat=1,
+    load_average_before=None,
+    load_average_after=None,
+)
 
 
 def resize(width: int):
@@ -27,13 +53,7 @@ def clock(monkeypatch):
             width = models["variant"].config.stages[0].width
             measured.append(width)
             ratio = law(width)
-            speed = Throughput(
-                images_per_second=1.0, images_per_second_low=1.0, images_per_second_high=1.0, seconds=(1.0,),
-                ratio=ratio, ratio_low=ratio - 0.01, ratio_high=ratio + 0.01, reference="base",
-                group=("base", "variant"), batch_size=1, image_size=(32, 32), precision="fp32", memory_format="contiguous", folded=True,
-                execution="eager", attention_path="as built", warmup_calls=1, calls_per_repeat=1,
-                load_average_before=None, load_average_after=None,
-            )  # fmt: skip
+            speed = replace(SPEED, ratio=ratio, ratio_low=ratio - 0.01, ratio_high=ratio + 0.01)
             return {"variant": speed}
 
         monkeypatch.setattr(subnetworks, "measure_throughput", measure_throughput)

@@ -58,6 +58,7 @@ def test_a_second_run_adds_nothing(make_lab):
 
 def test_a_trial_left_running_is_queued_again(make_lab):
     lab = make_lab()
+    lab.folder.mkdir()
     trials = open_trials(lab)
     queue_missing(trials, lab)
     trials.ask()  # and the process dies
@@ -102,7 +103,8 @@ def test_lists_and_named_variants_become_choices(make_lab):
     lab = make_lab(TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}, two: {act: relu}}"))
     run_study(lab)
     assert [t.params for t in trials_of(lab)] == [{"variant": "one"}, {"variant": "two"}]
-    lists = make_lab(TINY.replace("{mhsa_ratio: [0.5, 1]}", "{image_size: [[32, 64], 32]}"))
+    text = TINY[: TINY.index("  train:")]
+    lists = make_lab(text.replace("{mhsa_ratio: [0.5, 1]}", "{image_size: [[32, 64], 32]}"))
     assert run_study(lists)
     assert [t.params for t in trials_of(lists)] == [{"image_size": "[32, 64]"}, {"image_size": 32}]
 

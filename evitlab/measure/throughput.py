@@ -30,7 +30,7 @@ def measure_throughput(
     models: Mapping[str, nn.Module],
     *,
     batch_size: int,
-    image_size: int | tuple[int, int],
+    image_size: int | tuple[int, int] | Mapping[str, tuple[int, int]],
     device: str = "cpu",
     seed: int = 0,
     half_width: float = 0.01,
@@ -42,7 +42,8 @@ def measure_throughput(
 ) -> dict[str, Throughput]:
     """Images per second of each model in evaluation mode, and its speed over the first model's.
 
-    Copies are timed on random float32 images, eagerly, with BatchNorm folded unless `fold` is off; all
+    `image_size` is one for all, or each model's own. Copies are timed on random float32 images, eagerly, with
+    BatchNorm folded unless `fold` is off; all
     copies are in memory together. Loading, decoding and moving images to the device are not timed. After
     `min_rounds` it stops as soon as the 95% interval of every ratio (with one model: of its median) lies
     within plus or minus `half_width` of its middle, or when `max_rounds` or `time_limit_s` is reached,
@@ -53,18 +54,20 @@ def measure_throughput(
     if not models:
         raise ValueError(f"models must name at least one model, but got {models=}")
     where = resolve_device(device)
-    images = random_images(batch_size=batch_size, image_size=image_size, device=where, seed=seed)
+    sizes = image_size if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
+    images = {
+        name: random_images(batch_size=batch_size, image_size=sizes[name], device=where, seed=seed) for name in models
+    }
     copies = {name: copy_for_inference(model, fold=fold, device=where) for name, model in models.items()}
     load_before = load_average()
     with torch.inference_mode():
-        group = {name: _warm_up(copy, images) for name, copy in copies.items()}
-        seconds = _time_rounds(group, images, limits=limits, seed=seed, on_progress=on_progress)
+        group = {name: _warm_up(copy, images[name]) for name, copy in copies.items()}
+        seconds = _time_rounds(group, limits=limits, seed=seed, on_progress=on_progress)
     record = partial(
         Throughput,
         reference=next(iter(group)),
         group=tuple(group),
         batch_size=batch_size,
-        image_size=height_and_width(image_size),
         precision="fp32",
         memory_format="contiguous",
         execution="eager",
@@ -76,6 +79,7 @@ def measure_throughput(
         name: record(
             **_speeds(seconds, name, batch_size=batch_size, seed=seed),
             seconds=tuple(seconds[name]),
+            image_size=height_and_width(sizes[name]),
             folded=fold and is_folded(copies[name], models[name]),
             warmup_calls=warm.warmup_calls,
             calls_per_repeat=warm.calls_per_repeat,
@@ -119,6 +123,7 @@ class _WarmModel:
     """A model that has warmed up, and how many calls make a repeat long enough to time."""
 
     model: nn.Module
+    images: Tensor
     warmup_calls: int
     calls_per_repeat: int
 
@@ -140,7 +145,6 @@ def relative_half_width(seconds: Mapping[str, Sequence[float]], *, seed: int) ->
 
 def _time_rounds(
     group: Mapping[str, _WarmModel],
-    images: Tensor,
     *,
     limits: _Limits,
     seed: int,
@@ -151,7 +155,7 @@ def _time_rounds(
     start = perf_counter()
     for order in round_orders(list(group), seed=seed):
         for name in order:
-            seconds[name].append(_time_repeat(group[name], images))
+            seconds[name].append(_time_repeat(group[name]))
         used = limits.share_used(seconds, elapsed_s=perf_counter() - start, seed=seed)
         if on_progress is not None:
             on_progress(used)
@@ -165,11 +169,13 @@ def _warm_up(model: nn.Module, images: Tensor) -> _WarmModel:
     while calls < WARMUP_CALLS or perf_counter() - start < WARMUP_SECONDS:
         fastest = min(fastest, _time_calls(model, images, calls=1))
         calls += 1
-    return _WarmModel(model=model, warmup_calls=calls, calls_per_repeat=max(1, ceil(REPEAT_SECONDS / fastest)))
+    return _WarmModel(
+        model=model, images=images, warmup_calls=calls, calls_per_repeat=max(1, ceil(REPEAT_SECONDS / fastest))
+    )
 
 
-def _time_repeat(warm: _WarmModel, images: Tensor) -> float:
-    return _time_calls(warm.model, images, calls=warm.calls_per_repeat)
+def _time_repeat(warm: _WarmModel) -> float:
+    return _time_calls(warm.model, warm.images, calls=warm.calls_per_repeat)
 
 
 def _time_calls(model: nn.Module, images: Tensor, *, calls: int) -> float:

@@ -119,7 +119,8 @@ def _find_readers(module: nn.Module) -> list[tuple[nn.Linear, slice]]:
         case Residual(branch=MHSA(q=nn.Linear() as q, k=nn.Linear() as k, v=nn.Linear() as v)):
             return [(q, everything), (k, everything), (v, everything)]
         case Residual(branch=GroupAttention(config=AttentionConfig(kind="group"), qkv=heads)):
-            return [(head, slice(i * head.in_features, (i + 1) * head.in_features)) for i, head in enumerate(heads)]
+            linears = [head for head in heads if isinstance(head, nn.Linear)]
+            return [(head, slice(i * head.in_features, (i + 1) * head.in_features)) for i, head in enumerate(linears)]
     return []
 
 

@@ -33,6 +33,8 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
+    """A figure on the page."""
+
     png: bytes
     alt: str
     """What the picture shows, for those who cannot see it."""

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
 
+from evitlab.problems import UserError
 from evitlab.records import Environment, Record
 from evitlab.store import measured
 
@@ -56,7 +57,7 @@ MACS = "MACs (papers: FLOPs)"
 TIMINGS = ("match", "throughput", "operators")
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """Records that cannot stand in one table; the message says which and how to choose."""
 
 

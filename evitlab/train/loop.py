@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,52 +12,12 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from evitlab.records import Epoch, TrainResult
+from evitlab.settings import TrainRecipe
 from evitlab.train.data import DataSet, Images, scale_pixels
 from evitlab.train.metrics import Accuracy, score
 
-INITS = ("as given", "xavier")
 OnStep = Callable[[int, int], None]
 """Is told the steps done and their total."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
-    """How to train: AdamW with a linear warm-up, a cosine to zero, and clipped gradients."""
-
-    steps: int = 400
-    """Optimiser steps."""
-    batch_size: int = 32
-    """Images in a step."""
-    learning_rate: float = 1e-3
-    """The highest of the schedule, whatever the batch size."""
-    weight_decay: float = 0.05
-    """On weights of two or more dimensions; biases and norms have none."""
-    warmup: float = 0.1
-    """Share of the steps in which the learning rate rises."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes."""
-    clip_norm: float = 1.0
-    """Longest gradient, as one vector over all parameters."""
-    evaluations: int = 3
-    """Points of the curve, evenly spaced; the last one is the result."""
-    init: str = "as given"
-    """`xavier` draws the linear layers anew before training, see `draw_xavier`."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluations"):
-            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("learning_rate", "clip_norm"):
-            _check(0 < getattr(self, name) < math.inf, name, "above 0 and finite", getattr(self, name))
-        for name in ("warmup", "label_smoothing"):
-            _check(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
-        _check(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0 and finite", self.weight_decay)
-        _check(self.init in INITS, "init", f"one of {', '.join(INITS)}", self.init)
-        _check(self.evaluations <= self.steps, "evaluations", f"at most steps={self.steps}", self.evaluations)
-
-
-def _check(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {rule}, but got {name}={value!r}")
 
 
 def train(

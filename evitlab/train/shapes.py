@@ -4,7 +4,7 @@ One small tile repeats over the whole image, and two distant squares are tinted.
 local texture, eight of them) together with whether both tints are the same (a long-range relation).
 
 - Texture: an alphabet has four tiles, as light or as dark; nothing orders them, so they must be told apart one by one
-  within a patch. As each tile and its negative are equally likely, no linear score of the pixels sees the alphabet.
+  within a patch. As each tile and its negative are equally likely, the mean image is the same for all alphabets.
 - Relation: one square alone looks the same in both relations. So the mean of any sum over patches, of any function of
   patch and place, is the same too, and its best weights for the relation under cross-entropy, which is convex in
   them, are zero. The relation takes a product of two places.
