@@ -157,7 +157,6 @@ class MatchStep:
     """One measurement on the way to equal speed."""
 
     width: int
-    macs: int
     ratio: float
     """Measured speed over the base's."""
 
@@ -178,8 +177,6 @@ class Match:
     ratio_high: float
     width: int
     """Width chosen (of the first stage)."""
-    width_factor: float
-    """Chosen width over the base's."""
     base_config: dict[str, Any]
     matched_config: dict[str, Any]
     steps: tuple[MatchStep, ...]

@@ -15,7 +15,16 @@ from evitlab.measure.operators import profile_operators
 from evitlab.measure.throughput import measure_throughput
 from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
-from evitlab.records import Environment, MacCount, Match, OperatorProfile, Record, TrainResult, record_key
+from evitlab.records import (
+    Environment,
+    MacCount,
+    Match,
+    OperatorProfile,
+    Record,
+    Throughput,
+    TrainResult,
+    record_key,
+)
 from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings
 from evitlab.store import append, measured, read_records
 from evitlab.study import Study, Variant
@@ -89,14 +98,13 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
 
     What fails is recorded with its reason, and the rest goes on; a variant that could not be matched goes no further.
     """
-    configs = {variant.name: _match(lab, variant) for variant in variants}
-    ready = [variant for variant in variants if configs[variant.name] is not None]
-    _time_in_turn(lab, ready, {name: config for name, config in configs.items() if config is not None})
+    configs = _match(lab, variants)
+    ready = [variant for variant in variants if variant.name in configs]
+    _time(lab, ready, configs)
     for variant in ready:
         for work in list_work(lab.study, variant):
-            config = configs[variant.name]
-            if work.task in TASKS and config is not None:
-                _run_task(lab, variant, work, config)
+            if work.task in TASKS:
+                _run_task(lab, variant, work, configs[variant.name])
 
 
 def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, device: str, share: Share) -> MacCount:
@@ -150,79 +158,99 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
         return replace(config, num_classes=num_classes)
     factor = config.stages[0].width / variant.make_config().stages[0].width
     proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    if factor == 1:
+        return proxy.make_config()
     return proxy.resize(proxy.make_config().stages[0].width * factor)
 
 
-def _match(lab: Lab, variant: Variant) -> ModelConfig | None:
-    """The variant's network at the study's speed; None where matching failed."""
-    if "match" not in lab.study.tasks_of(variant):
-        return variant.make_config()
-    assert lab.study.match is not None
-    assert lab.study.tasks.throughput is not None
-    config = variant.make_config()
-    work = Work(variant=variant.name, task="match", seed=lab.study.seed)
-    settings = {"match": lab.study.settings("match"), "base": lab.study.base_settings}
-    run = partial(
-        match_throughput,
-        build_model(lab.study.base.make_config(), seed=work.seed),
-        variant.resize,
-        width=config.stages[0].width,
-        step=variant.width_step,
-        settings=lab.study.match,
-        timing=lab.study.tasks.throughput,
-        device=lab.environment.device,
-        seed=work.seed,
-        on_progress=partial(lab.on_progress, work),
-    )
-    record = _attempt(lab, variant, work, config, settings, run)
-    if record.status == "failed":
-        return None
-    match: Match = measured(record)
-    return config_from_dict(match.matched_config)
+def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
+    """The network of each variant, at the study's speed where it asks for one; without those that failed."""
+    matched = [variant for variant in variants if "match" in lab.study.tasks_of(variant)]
+    configs = {variant.name: variant.make_config() for variant in variants}
+    asked = {"match": lab.study.settings("match"), "base": lab.study.base_settings}
 
-
-def _time_in_turn(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> None:
-    """Throughput of all variants that lack it, in one interleaved run with the base.
-
-    Where the run fails, each variant is timed alone with the base, so that one that cannot run spoils no other.
-    """
-    timing = lab.study.tasks.throughput
-    works = {v.name: Work(variant=v.name, task="throughput", seed=lab.study.seed) for v in variants}
-    missing = [v for v in variants if timing is not None and lab.find(v, works[v.name]) is None]
-    if timing is None or not missing:
-        return
-    own = [v for v in missing if v.name != BASE]
-    base_config = lab.study.base.make_config()
-    models = {BASE: build_model(base_config, seed=lab.study.seed)}
-    start, clock = datetime.now(UTC), time.perf_counter()
-
-    def progress(share: float) -> None:
-        for variant in missing:
-            lab.on_progress(works[variant.name], share)
-
-    try:
-        models |= {v.name: build_model(configs[v.name], seed=lab.study.seed) for v in own}
-        timed = measure_throughput(
-            models,
-            **asdict(timing),
-            image_size={BASE: base_config.image_size} | {v.name: configs[v.name].image_size for v in own},
+    def run(missing: Sequence[Variant], share: Share) -> dict[str, Match]:
+        assert lab.study.match is not None
+        assert lab.study.tasks.throughput is not None
+        return match_throughput(
+            build_model(lab.study.base.make_config(), seed=lab.study.seed),
+            missing,
+            settings=lab.study.match,
+            timing=lab.study.tasks.throughput,
             device=lab.environment.device,
             seed=lab.study.seed,
-            on_progress=progress,
+            on_progress=share,
         )
+
+    _run_together(lab, matched, "match", configs, asked, run)
+    for variant in matched:
+        record = lab.find(variant, Work(variant=variant.name, task="match", seed=lab.study.seed))
+        if record is None:
+            del configs[variant.name]
+        else:
+            configs[variant.name] = config_from_dict(measured(record).matched_config)
+    return configs
+
+
+def _time(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> None:
+    """Throughput of all variants that lack it, in one interleaved run with the base."""
+    timing = lab.study.tasks.throughput
+    if timing is None:
+        return
+    base = lab.study.base.make_config()
+
+    def run(missing: Sequence[Variant], share: Share) -> dict[str, Throughput]:
+        group = {BASE: base} | {variant.name: configs[variant.name] for variant in missing}
+        return measure_throughput(
+            {name: build_model(config, seed=lab.study.seed) for name, config in group.items()},
+            **asdict(timing),
+            image_size={name: config.image_size for name, config in group.items()},
+            device=lab.environment.device,
+            seed=lab.study.seed,
+            on_progress=share,
+        )
+
+    _run_together(lab, variants, "throughput", configs, asdict(timing), run)
+
+
+def _run_together(
+    lab: Lab,
+    variants: Sequence[Variant],
+    task: str,
+    configs: Mapping[str, ModelConfig],
+    settings: Mapping[str, Any],
+    run: Callable[[Sequence[Variant], Share], Mapping[str, Any]],
+) -> None:
+    """Record a task that measures several variants at once, for those that lack it.
+
+    Where it fails, each variant is tried alone, so that one that cannot run spoils no other.
+    """
+    works = {variant.name: Work(variant=variant.name, task=task, seed=lab.study.seed) for variant in variants}
+    missing = [variant for variant in variants if lab.find(variant, works[variant.name]) is None]
+    if not missing:
+        return
+    start, clock = datetime.now(UTC).isoformat(), time.perf_counter()
+
+    def share(done: float) -> None:
+        for variant in missing:
+            lab.on_progress(works[variant.name], min(done, 0.99))  # the end comes with the record
+
+    share(0.0)
+    try:
+        found = run(missing, share)
+        outcomes: dict[str, dict[str, Any]] = {
+            variant.name: {"status": "ok", "measurement": _plain(found[variant.name])} for variant in missing
+        }
     except Exception as error:
-        if len(own) > 1:
-            for variant in own:
-                _time_in_turn(lab, [lab.study.base, variant], configs)
+        if len(missing) > 1:
+            for variant in missing:
+                _run_together(lab, [variant], task, configs, settings, run)
             return
-        outcome: dict[str, Any] = {v.name: _failure(error) for v in missing}
-    else:
-        outcome = {name: {"status": "ok", "measurement": asdict(result)} for name, result in timed.items()}
+        outcomes = {missing[0].name: _failure(error)}
+    seconds = (time.perf_counter() - clock) / len(missing)
     for variant in missing:
-        seconds = (time.perf_counter() - clock) / len(missing)
-        settings = asdict(timing)
         made = _make_record(lab, variant, works[variant.name], configs[variant.name], settings)
-        lab.keep(replace(made, **outcome[variant.name], start=start.isoformat(), seconds=seconds))
+        lab.keep(replace(made, **outcomes[variant.name], start=start, seconds=seconds))
         lab.on_progress(works[variant.name], 1.0)
 
 

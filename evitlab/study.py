@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evitlab.checks import BASE, expand, find_contradictions, find_network_problems
 from evitlab.models.config import ModelConfig
-from evitlab.models.knobs import per_stage
+from evitlab.models.scale import scale_width
 from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
 from evitlab.records import digest
@@ -54,22 +54,10 @@ class Variant:
         """The same variant with further knobs set."""
         return replace(self, knobs={**self.knobs, **knobs})
 
-    @property
-    def width_step(self) -> int:
-        """What the first stage's width must be a multiple of: its heads."""
-        heads = {**default_knobs(self.network), **self.knobs}["num_heads"]
-        return int(heads if isinstance(heads, int) else heads[0])
-
     def resize(self, width: float) -> ModelConfig:
-        """The variant's network with its first stage near this width, the other stages in proportion."""
-        first = max(1, round(width / self.width_step)) * self.width_step
-        widths = self.knobs.get("width")
-        if not isinstance(widths, list | tuple):
-            return make_config(self.network, **{**self.knobs, "width": first})
-        heads = per_stage(default_knobs(self.network)["num_heads"], len(widths))
-        heads = per_stage(self.knobs.get("num_heads", heads), len(widths))
-        scaled = [max(1, round(w * first / widths[0] / h)) * h for w, h in zip(widths, heads, strict=True)]
-        return make_config(self.network, **{**self.knobs, "width": scaled})
+        """The variant's network with its first stage near this width, all in proportion; a stated `qk_dim` stays."""
+        derived = {**default_knobs(self.network), **self.knobs}["qk_dim"] is None
+        return scale_width(self.make_config(), width, scale_qk=derived)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,12 +167,11 @@ def make_match(width: int = 158) -> Match:
         ratio_low=1.24,
         ratio_high=1.28,
         width=width,
-        width_factor=width / 192,
         base_config=make_config(width=192, size=224),
         matched_config=make_config(width=width, size=224),
         steps=(
-            MatchStep(width=176, macs=1_050_000_000, ratio=1.11),
-            MatchStep(width=width, macs=6_000_000 * width, ratio=1.26),
+            MatchStep(width=176, ratio=1.11),
+            MatchStep(width=width, ratio=1.26),
         ),
     )
 

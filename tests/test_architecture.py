@@ -16,7 +16,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "records", "settings", "yamlfile",
+        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "records",
+        "settings", "yamlfile",
         "checks", "study", "store",
     ],
     "reports": [

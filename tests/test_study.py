@@ -71,7 +71,7 @@ def test_resize_keeps_every_knob_and_the_proportion_of_the_stages(write):
     )
     variant = load_study(write(text)).variants()[0]
     config = variant.resize(71.6)
-    assert [stage.width for stage in config.stages] == [72, 144, 288, 576]
+    assert [stage.width for stage in config.stages] == [72, 144, 286, 572]  # 71.6 / 96 of each, even
     assert config.mhsa_ratio == 0
     wide = variant.with_knobs(width=[96, 192, 192, 192]).resize(48)
     assert [stage.width for stage in wide.stages] == [48, 96, 96, 96]

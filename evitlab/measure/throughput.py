@@ -43,11 +43,10 @@ def measure_throughput(
     """Images per second of each model in evaluation mode, and its speed over the first model's.
 
     `image_size` is one for all, or each model's own. Copies are timed on random float32 images, eagerly, with
-    BatchNorm folded unless `fold` is off; all
-    copies are in memory together. Loading, decoding and moving images to the device are not timed. After
-    `min_rounds` it stops as soon as the 95% interval of every ratio (with one model: of its median) lies
-    within plus or minus `half_width` of its middle, or when `max_rounds` or `time_limit_s` is reached,
-    where the time of the warm-up does not count. As the interval decides when to stop, it holds the truth
+    BatchNorm folded unless `fold` is off; all copies are in memory together. Loading, decoding and moving images to
+    the device are not timed. After `min_rounds` it stops as soon as the 95% interval of every ratio (with one model:
+    of its median) lies within plus or minus `half_width` of its middle, or when `max_rounds` or `time_limit_s` is
+    reached, where the time of the warm-up does not count. As the interval decides when to stop, it holds the truth
     somewhat less often than 95%. `on_progress` hears the share of the limits used up, from 0 to 1.
     """
     limits = _Limits(half_width=half_width, min_rounds=min_rounds, max_rounds=max_rounds, time_limit_s=time_limit_s)
