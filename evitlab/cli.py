@@ -24,9 +24,9 @@ app = typer.Typer(
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
-Machine = Annotated[
-    str | None,
-    typer.Option(help="Only measurements of this machine, by the eight digits that the message about mixing names."),
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Only measurements made so: machine=0a1b2c3d, device=cpu, threads=2, torch=2.15.0; may repeat."),
 ]
 
 
@@ -118,7 +118,7 @@ def list_zoo(as_json: Json = False) -> None:
 def show(
     study: Annotated[str | None, typer.Argument(help="Name of a study; none lists all studies with results.")] = None,
     results: Results = Path("results"),
-    machine: Machine = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """Print a study's table of results."""
@@ -130,14 +130,14 @@ def show(
         print(json.dumps(names) if as_json else "\n".join(names))
         return
     read = _load_results(results, study)
-    _print_table(read, tabulate(read, read_records(results / study), _where(machine)), as_json=as_json)
+    _print_table(read, tabulate(read, read_records(results / study), _parse_where(where)), as_json=as_json)
 
 
 @app.command()
 def report(
     study: Annotated[str | None, typer.Argument(help="Name of a study; none means all studies with results.")] = None,
     results: Results = Path("results"),
-    machine: Machine = None,
+    where: Where = None,
 ) -> None:
     """Write table, figures and page of a study anew from its records."""
     from evitlab.report.study_report import PAGE, write_report
@@ -145,7 +145,7 @@ def report(
 
     for name in [study] if study is not None else _find_studies(results):
         read = _load_results(results, name)
-        write_report(read, read_records(results / name), _where(machine), results / name)
+        write_report(read, read_records(results / name), _parse_where(where), results / name)
         print(results / name / PAGE)
 
 
@@ -167,8 +167,17 @@ def _load_results(results: Path, name: str) -> "Study":
     return replace(load_study(results / name / STUDY_COPY), name=name)
 
 
-def _where(machine: str | None) -> dict[str, Any]:
-    return {} if machine is None else {"machine": machine}
+def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
+    """Fields of the environment to choose by, numbers as numbers."""
+    from evitlab.problems import UserError
+
+    parsed: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, found, value = pair.partition("=")
+        if not found:
+            raise UserError(f"--where must be FIELD=VALUE, such as machine=0a1b2c3d, but got {pair!r}")
+        parsed[name] = int(value) if name in ("threads", "cores", "memory_bytes") and value.isdecimal() else value
+    return parsed
 
 
 def _print_table(study: "Study", table: "pd.DataFrame", *, as_json: bool) -> None:

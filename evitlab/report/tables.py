@@ -166,7 +166,7 @@ def _refuse_mixture(records: Sequence[Record], *, study: str) -> None:
             found = ", ".join(f"{value} ({count} records)" for value, count in counts.items())
             raise TableError(
                 f"study {study!r}: measurements of one table must share their {name}, but got {found}; "
-                f"choose one, for example where {name}={next(iter(counts))}, or run all of the study again"
+                f"choose one, for example --where '{name}={next(iter(counts))}', or run all of the study again"
             )
 
 
