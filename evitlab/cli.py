@@ -56,18 +56,26 @@ def run(
 
 def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool) -> bool:
     """Run and report; whether a measurement is missing at the end."""
+    from evitlab.store import prepare_folder, read_records, write_atomically
+
+    prepare_folder(folder)  # mistakes first: torch takes seconds to load
+    records = read_records(folder)
     notes = Console(stderr=True)
     with notes.status("loading torch", spinner="dots"):
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress
         from evitlab.report.study_report import STUDY_COPY, write_report
-        from evitlab.runner import conditions, find_missing, open_lab
-        from evitlab.store import write_atomically
+        from evitlab.runner import Lab, Work, conditions, find_missing
         from evitlab.sweep import run_study
 
     tune_allocator()
     bar: list[StudyProgress] = []
-    lab = open_lab(study, folder, describe_environment(device), lambda work, share: bar[0].update(work, share))
+
+    def update(work: Work, share: float) -> None:
+        bar[0].update(work, share)
+
+    environment = describe_environment(device)
+    lab = Lab(study=study, folder=folder, environment=environment, on_progress=update, records=records)
     missing = find_missing(lab, [study.base, *study.variants()])
     try:
         with StudyProgress(missing, notes) as progress:

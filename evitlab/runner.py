@@ -26,7 +26,7 @@ from evitlab.records import (
     record_key,
 )
 from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings
-from evitlab.store import append, measured, read_records
+from evitlab.store import append, measured
 from evitlab.study import Study, Variant
 from evitlab.subnetworks import match_throughput
 from evitlab.train.data import DataSet, classes_of, load_data
@@ -70,13 +70,6 @@ class Lab:
         append(record, self.folder)
         self.records.append(record)
         return record
-
-
-def open_lab(study: Study, folder: Path, environment: Environment, on_progress: Callable[[Work, float], None]) -> Lab:
-    """A lab that knows the records already in its folder."""
-    return Lab(
-        study=study, folder=folder, environment=environment, on_progress=on_progress, records=read_records(folder)
-    )
 
 
 def list_work(study: Study, variant: Variant) -> list[Work]:

@@ -36,6 +36,15 @@ class StoreError(UserError):
     """A results folder that cannot be read or written; names file, line, field and what is allowed."""
 
 
+def prepare_folder(folder: str | Path) -> None:
+    """Make a folder for results and see that it can be written to."""
+    path = Path(folder) / RECORDS
+    with _os_errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab"):
+            pass
+
+
 def append(record: Record, folder: str | Path) -> None:
     """Add one record to the folder's file, on disk before this returns; on an error the file is as it was.
 

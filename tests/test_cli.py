@@ -1,5 +1,6 @@
 """The command line as people use it: output, exit codes, no traceback."""
 
+import io
 import json
 import os
 import re
@@ -7,22 +8,55 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from test_runner import TINY
 
+from evitlab import environment
+from evitlab.cli import main
 from evitlab.models.zoo import ZOO
 from evitlab.store import read_records
 
 
-def evitlab(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "evitlab", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, **options)  # type: ignore[call-overload]
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def evitlab(*arguments: object, cwd: Path) -> Outcome:
+    """Run a command in this process, as a new one would take seconds to load torch."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["evitlab", *map(str, arguments)]
+    try:
+        with chdir(cwd), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            main()
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        sys.argv = argv
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _allocator_stays():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "_set_glibc_thresholds", lambda: "not in a test's process")
+        patch.setattr(environment, "_tuned", None)
+        yield
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, _allocator_stays):
     """A folder in which a tiny study has been run."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "tiny.yaml").write_text(TINY)
@@ -175,7 +209,8 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
 
 
 def test_version_and_help(tmp_path):
-    assert re.fullmatch(r"evitlab \d+\.\d+\.\d+\n", evitlab("--version", cwd=tmp_path).stdout)
+    command = [sys.executable, "-m", "evitlab", "--version"]
+    assert re.fullmatch(r"evitlab \d+\.\d+\.\d+\n", subprocess.run(command, capture_output=True, text=True).stdout)
     for command in ("run", "check", "list", "show", "report"):
         assert command in evitlab("--help", cwd=tmp_path).stdout
         assert evitlab(command, "--help", cwd=tmp_path).returncode == 0

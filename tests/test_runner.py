@@ -8,7 +8,7 @@ from evitlab import runner
 from evitlab.environment import describe_environment
 from evitlab.models.zoo import make_config
 from evitlab.records import MEASUREMENTS
-from evitlab.runner import Lab, Work, find_missing, list_work, make_proxy, open_lab, run_variants
+from evitlab.runner import Lab, Work, find_missing, list_work, make_proxy, run_variants
 from evitlab.store import measured, read_records
 from evitlab.study import load_study
 
@@ -32,7 +32,13 @@ def make_lab(tmp_path):
     def make(text: str = TINY, progress=lambda work, share: None) -> Lab:
         path = tmp_path / "tiny.yaml"
         path.write_text(text)
-        return open_lab(load_study(path), tmp_path / "results", describe_environment("cpu"), progress)
+        return Lab(
+            study=load_study(path),
+            folder=tmp_path / "results",
+            environment=describe_environment("cpu"),
+            on_progress=progress,
+            records=read_records(tmp_path / "results"),
+        )
 
     return make
 

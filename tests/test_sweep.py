@@ -14,7 +14,7 @@ from test_runner import TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
-from evitlab.runner import find_missing, open_lab
+from evitlab.runner import Lab, find_missing
 from evitlab.store import read_records
 from evitlab.study import load_study
 from evitlab.sweep import SweepError, lock_folder, objectives, open_trials, queue_missing, run_study
@@ -25,7 +25,13 @@ def make_lab(tmp_path):
     def make(text: str = TINY):
         path = tmp_path / "tiny.yaml"
         path.write_text(text)
-        return open_lab(load_study(path), tmp_path / "results", describe_environment("cpu"), lambda work, share: None)
+        return Lab(
+            study=load_study(path),
+            folder=tmp_path / "results",
+            environment=describe_environment("cpu"),
+            on_progress=lambda work, share: None,
+            records=read_records(tmp_path / "results"),
+        )
 
     return make
 

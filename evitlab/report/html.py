@@ -91,6 +91,11 @@ def find(table: pd.DataFrame) -> list[str]:
     speeds = table["speed_ratio"][table["speed_ratio_low"].notna()]
     if len(speeds):
         sentences.append(f"Measured speed over the base: {speeds.min():.2f} to {speeds.max():.2f}.")
+    shares = table.set_index("variant")["memory_bound_share"].dropna()
+    if len(shares) > 1:
+        low, high = shares.idxmin(), shares.idxmax()
+        ends = f"{100 * shares[low]:.1f}% ({low}) to {100 * shares[high]:.1f}% ({high})"
+        sentences.append(f"Memory-bound share of operator time: {ends}.")
     return sentences
 
 

@@ -75,9 +75,7 @@ def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
 
 def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[str, tuple[Figure, str, str]]:
     """Figures by file name, each with what it shows in words and a caption."""
-    figure = throughput_accuracy(
-        table, title=study.file.question, proxy_note=describe_proxy(study), paper_note=study.file.source
-    )
+    figure = throughput_accuracy(table, title=study.file.question, proxy_note=describe_proxy(study))
     alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
     drawn = {"throughput_accuracy": (figure, alt, "Accuracy and speed of every variant, with 95% intervals.")}
     if any(record.task == "operators" and record.status == "ok" for record in chosen):
