@@ -28,7 +28,7 @@ def test_the_time_left_is_what_the_task_took_before(monkeypatch):
         shown.update(second, 1.0)
         shown.update(second, 1.0)  # ended already
     left = round(30 + EXPECTED_S["macs"])
-    assert out.getvalue().splitlines() == [
+    assert [line for line in out.getvalue().splitlines() if line] == [
         f"v: train, seed 0: 30.0 s, 0:{left} left",
         f"v: train, seed 1: 40.0 s, 0:{round(EXPECTED_S['macs']):02d} left",
     ]

@@ -155,8 +155,8 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path, kills):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
-    keys = [record.key for record in read_records(results / "tiny") if record.status == "ok"]
-    assert len(keys) == len(set(keys)) == 13
+    done = [(r.variant, r.task, r.seed) for r in read_records(results / "tiny") if r.status == "ok"]
+    assert len(done) == len(set(done)) == 13
     assert (results / "tiny" / "report.html").exists()
     undisturbed = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(tmp_path / "other")]
     assert subprocess.run(undisturbed, check=False, capture_output=True).returncode == 0
