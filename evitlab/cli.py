@@ -12,6 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evitlab.records import Record
     from evitlab.study import Study
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")]
 Where = Annotated[
     list[str] | None,
     typer.Option(help="Only measurements made so: machine=0a1b2c3d, device=cpu, threads=2, torch=2.15.0; may repeat."),
@@ -35,7 +37,7 @@ def run(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
     results: Results = Path("results"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")] = 0,
+    seed: Seed = 0,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")
     ] = False,
@@ -65,7 +67,7 @@ def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress
         from evitlab.report.study_report import STUDY_COPY, write_report
-        from evitlab.runner import Lab, Work, conditions, find_missing
+        from evitlab.runner import Lab, Work, find_missing
         from evitlab.sweep import run_study
 
     tune_allocator()
@@ -85,7 +87,7 @@ def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool
         notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
         raise typer.Exit(130) from None
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
-    table = write_report(study, lab.records, conditions(lab.environment), folder)
+    table = write_report(study, lab.records, environment.conditions, folder)
     _print_table(study, table, as_json=as_json)
     if not as_json:
         Console().print(f"records, table, figures and page: {folder}", highlight=False, soft_wrap=True)
@@ -127,6 +129,7 @@ def show(
     study: Annotated[str | None, typer.Argument(help="Name of a study; none lists all studies with results.")] = None,
     results: Results = Path("results"),
     where: Where = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Print a study's table of results."""
@@ -137,8 +140,8 @@ def show(
         names = _find_studies(results)
         print(json.dumps(names) if as_json else "\n".join(names))
         return
-    read = _load_results(results, study)
-    _print_table(read, tabulate(read, read_records(results / study), _parse_where(where)), as_json=as_json)
+    read, records = _load_results(results, study, seed), read_records(results / study)
+    _print_table(read, tabulate(read, records, _choose(records, where)), as_json=as_json)
 
 
 @app.command()
@@ -146,14 +149,15 @@ def report(
     study: Annotated[str | None, typer.Argument(help="Name of a study; none means all studies with results.")] = None,
     results: Results = Path("results"),
     where: Where = None,
+    seed: Seed = 0,
 ) -> None:
     """Write table, figures and page of a study anew from its records."""
     from evitlab.report.study_report import PAGE, write_report
     from evitlab.store import read_records
 
     for name in [study] if study is not None else _find_studies(results):
-        read = _load_results(results, name)
-        write_report(read, read_records(results / name), _parse_where(where), results / name)
+        read, records = _load_results(results, name, seed), read_records(results / name)
+        write_report(read, records, _choose(records, where), results / name)
         print(results / name / PAGE)
 
 
@@ -163,7 +167,7 @@ def _find_studies(results: Path) -> list[str]:
     return sorted(path.parent.name for path in results.glob(f"*/{STUDY_COPY}"))
 
 
-def _load_results(results: Path, name: str) -> "Study":
+def _load_results(results: Path, name: str, seed: int) -> "Study":
     """The study as it was when it last ran."""
     from dataclasses import replace
 
@@ -172,7 +176,18 @@ def _load_results(results: Path, name: str) -> "Study":
 
     if name not in (names := _find_studies(results)):
         raise StudyError(results, [f"no results of a study {name!r} (there are: {', '.join(names) or 'none'})"])
-    return replace(load_study(results / name / STUDY_COPY), name=name)
+    return replace(load_study(results / name / STUDY_COPY, seed=seed), name=name)
+
+
+def _choose(records: "list[Record]", pairs: list[str] | None) -> dict[str, Any]:
+    """The conditions asked for, or else those of the latest measurement, said so where there are others."""
+    if pairs or not records:
+        return _parse_where(pairs)
+    latest = max(records, key=lambda record: record.start).environment
+    if any(record.environment.conditions != latest.conditions for record in records):
+        shown = ", ".join(f"{name}={value}" for name, value in latest.conditions.items())
+        print(f"note: others were measured too; this is the latest, {shown}; choose with --where", file=sys.stderr)
+    return latest.conditions
 
 
 def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
@@ -214,7 +229,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """An architecture-analysis and ablation lab for fast vision transformers."""
+    """An architecture-analysis and ablation lab for fast vision transformers."""  # the help of `evitlab` itself
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ import hashlib
 import os
 import platform
 import random
+import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -164,8 +165,23 @@ def _memory_bytes() -> int:
 
 def _machine_id() -> str:
     # All cores, not the usable ones, and whole GiB: pinning and a new kernel do not make another machine.
-    parts = (platform.node(), cpu_model(), os.cpu_count(), round(_memory_bytes() / 2**30))
+    parts = (_drawn_number(), platform.node(), cpu_model(), os.cpu_count(), round(_memory_bytes() / 2**30))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _drawn_number() -> str:
+    """A number drawn once for each user's machine: virtual machines of one image are alike in all else.
+
+    Kept as `evitlab/machine` in the folder for state that XDG names; empty where that cannot be written.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(state) / "evitlab" / "machine"
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(path, "x") as file:
+            file.write(secrets.token_hex(8))
+        return path.read_text()
+    return ""
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:

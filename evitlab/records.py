@@ -46,6 +46,12 @@ class Environment:
     git_dirty: bool | None = None
     """Whether that checkout had uncommitted changes outside `results/`."""
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The fields that make measurements comparable: no table mixes two values of one."""
+        names = ("machine", "device", "device_name", "torch", "threads", "allocator")
+        return {name: getattr(self, name) for name in names}
+
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +294,4 @@ def record_key(
 
     `weights` is the hash of loaded weights, None for a seeded initialisation.
     """
-    where = (environment.device, environment.device_name, environment.machine)
-    how = (environment.torch, environment.threads, environment.allocator)
-    return digest([config, weights, task, settings, seed, where, how, smoke])
+    return digest([config, weights, task, settings, seed, environment.conditions, smoke])

@@ -61,7 +61,7 @@ class Lab:
         request = self.study.request(variant, work.task)
         for record in reversed(self.records):
             asked = record.variant == work.variant and record.request == request and record.seed == work.seed
-            if asked and record.status == "ok" and _same_conditions(record.environment, self.environment):
+            if asked and record.status == "ok" and record.environment.conditions == self.environment.conditions:
                 return record
         return None
 
@@ -315,14 +315,3 @@ def _make_record(lab: Lab, variant: Variant, work: Work, config: ModelConfig, se
         seconds=0.0,
         smoke=lab.study.smoke,
     )
-
-
-def _same_conditions(one: Environment, other: Environment) -> bool:
-    """Whether a measurement under one may stand for a measurement under the other."""
-    return conditions(one) == conditions(other)
-
-
-def conditions(environment: Environment) -> dict[str, Any]:
-    """The fields of an environment that no table may mix."""
-    names = ("machine", "device", "device_name", "torch", "threads", "allocator")
-    return {name: getattr(environment, name) for name in names}

@@ -1,5 +1,6 @@
 """What the tests share: seeds, threads, small networks with telling weights, and a measure of error."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,6 +57,14 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     if got.shape != expected.shape:
         return float("inf")
     return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The number that is drawn once a machine is drawn for the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(autouse=True)

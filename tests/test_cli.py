@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,41 @@ def test_show_and_report_need_no_study_file(ran):
     page.unlink()
     assert evitlab("report", cwd=folder).stdout == "results/tiny/report.html\n"
     assert page.read_bytes() == before
+
+
+def test_measurements_of_another_machine_are_not_mixed_in_but_named(ran, tmp_path):
+    folder, _ = ran
+    theirs = tmp_path / "results/tiny"
+    shutil.copytree(folder / "results/tiny", theirs)
+    records = (theirs / "records.jsonl").read_text()
+    machine = json.loads(records.splitlines()[0])["environment"]["machine"]
+    moved = records.replace(machine, "00000000").replace('"start":"2', '"start":"1')  # earlier, elsewhere
+    (theirs / "records.jsonl").write_text(records + moved)
+    shown = evitlab("show", "tiny", "--json", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert f"this is the latest, machine={machine}," in shown.stderr
+    assert shown.stdout == evitlab("show", "tiny", "--json", cwd=folder).stdout
+    chosen = evitlab("show", "tiny", "--where", "machine=00000000", cwd=tmp_path)
+    assert (chosen.returncode, chosen.stderr) == (0, "")
+    mixed = evitlab("show", "tiny", "--where", "device=cpu", cwd=tmp_path)
+    assert mixed.returncode == 2
+    assert "must share their machine" in mixed.stderr
+    wrong = evitlab("show", "tiny", "--where", "colour=red", cwd=tmp_path)
+    assert (wrong.returncode, "where must name fields of the environment" in wrong.stderr) == (2, True)
+    assert "--where must be FIELD=VALUE" in evitlab("show", "tiny", "--where", "cpu", cwd=tmp_path).stderr
+
+
+def test_another_seed_is_other_work(ran, tmp_path):
+    folder, _ = ran
+    shutil.copytree(folder, tmp_path / "copy")
+    assert evitlab("run", "tiny.yaml", "--seed", "7", cwd=tmp_path / "copy").returncode == 0
+    seeds = {(r.task, r.seed) for r in read_records(tmp_path / "copy/results/tiny")}
+    assert seeds == {(t, s) for t in ("macs", "throughput", "operators") for s in (0, 7)} | {
+        ("train", s) for s in (0, 1, 7, 8)
+    }
+    first, second = (evitlab("show", "tiny", "--seed", s, "--json", cwd=tmp_path / "copy").stdout for s in (0, 7))
+    assert first == evitlab("show", "tiny", "--json", cwd=folder).stdout
+    assert second != first
 
 
 def test_list_shows_every_network_and_knob(tmp_path):

@@ -73,6 +73,17 @@ def test_names_no_host(monkeypatch):
     assert "atelier" not in repr(asdict(first))
 
 
+def test_machines_of_one_image_differ_by_a_number_drawn_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "one"))
+    first = describe_environment().machine
+    assert describe_environment().machine == first
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "two"))
+    assert describe_environment().machine != first
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # cannot be written to: still an answer
+    assert re.fullmatch(r"[0-9a-f]{8}", describe_environment().machine)
+
+
 @pytest.mark.parametrize("information", [None, "processor : 0\nFeatures : fp asimd\n"])
 def test_processor_without_a_name_is_still_named(monkeypatch, information):
     def read_text(path):

@@ -1,6 +1,7 @@
 """Other widths: every width in proportion, against ratios computed here."""
 
 import pytest
+import torch
 
 from evitlab.models.config import AttentionConfig, find_problems
 from evitlab.models.network import build_model
@@ -54,4 +55,5 @@ def test_a_stated_query_dimension_stays():
 @pytest.mark.parametrize("name", ZOO)
 def test_what_is_scaled_can_be_built(name):
     config = make_config(name, image_size=64)
-    build_model(scale_width(config, config.stages[0].width * 0.5, scale_qk=True), seed=0)
+    narrow = build_model(scale_width(config, config.stages[0].width * 0.5, scale_qk=True), seed=0).eval()
+    assert narrow(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
