@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from evitlab.problems import UserError
 from evitlab.records import digest
@@ -24,6 +26,7 @@ try:
 except ImportError:  # Windows has no flock: there, one run of a study at a time is the user's care
     fcntl = None  # type: ignore[assignment]
 
+TRIALS = "trials.db"
 TOGETHER = 8
 """Variants claimed at once and timed in turn: enough for a fair comparison, few enough to be in memory together."""
 
@@ -41,7 +44,7 @@ def run_study(lab: Lab) -> bool:
     Killed at any moment, the next call goes on: trials left running are queued again, and what is recorded is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with lock_folder(lab.folder):
+    with lock_folder(lab.folder), _storage_errors_name(lab.folder / TRIALS):
         trials = open_trials(lab)
         queue_missing(trials, lab)
         while batch := _claim(trials, lab.study):
@@ -52,6 +55,18 @@ def run_study(lab: Lab) -> bool:
         if find_missing(lab, [lab.study.base]):  # its work fails or was lost after all variants were done
             run_variants(lab, [lab.study.base])
     return not find_missing(lab, [lab.study.base, *lab.study.variants()])
+
+
+@contextmanager
+def _storage_errors_name(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = (error.__cause__ or error).args
+        reason = f"{cause[0] if cause else error}".splitlines()[0]
+        raise SweepError(
+            f"{path}: the trials cannot be kept there: {reason} (the file may be deleted: records say what is done)"
+        ) from None
 
 
 @contextmanager
@@ -83,7 +98,7 @@ def _take(file: TextIO, path: Path) -> None:
 
 def open_trials(lab: Lab) -> optuna.Study:
     """The study's trials in the folder's SQLite file. Another grid is another set of trials: choices are fixed."""
-    url = URL.create("sqlite", database=str(lab.folder.resolve() / "trials.db")).render_as_string()
+    url = URL.create("sqlite", database=str(lab.folder.resolve() / TRIALS)).render_as_string()
     file = lab.study.file
     choices = digest([file.grid, file.variants, file.base if isinstance(file.base, str) else dict(file.base)])
     smoke = "-smoke" if lab.study.smoke else ""

@@ -115,6 +115,30 @@ def test_lists_and_named_variants_become_choices(make_lab):
     assert [t.params for t in trials_of(lists)] == [{"image_size": "[32, 64]"}, {"image_size": 32}]
 
 
+def test_a_broken_or_full_storage_is_one_message(make_lab, tmp_path):
+    lab = make_lab()
+    lab.folder.mkdir()
+    (lab.folder / "trials.db").write_text("no database, but long enough to be taken for one" * 100)
+    with pytest.raises(SweepError, match=r"trials\.db: the trials cannot be kept there: .*not a database"):
+        run_study(lab)
+    (lab.folder / "trials.db").unlink()
+    assert run_study(make_lab())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are Unix's")
+def test_a_full_disk_is_one_message_and_harms_nothing(tmp_path):
+    study = tmp_path / "tiny.yaml"
+    study.write_text(TINY)
+    command = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(tmp_path)]
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *command]  # 40 KiB a file
+    result = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "trials.db" in result.stderr
+    assert "Traceback" not in result.stderr
+    (tmp_path / "tiny" / "trials.db").unlink()
+    assert all(record.status == "ok" for record in read_records(tmp_path / "tiny"))
+
+
 def test_objectives_follow_the_tasks(make_lab):
     head = TINY[: TINY.index("tasks:")]
     for tasks, expected in [
