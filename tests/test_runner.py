@@ -96,6 +96,16 @@ def test_other_conditions_are_other_work(make_lab):
         assert len(find_missing(elsewhere, everything(lab))) == 13, field
 
 
+def test_nothing_is_taken_over_from_another_machine(make_lab, monkeypatch):
+    lab = make_lab()
+    run_variants(lab, everything(lab))
+    counted, real = [], runner.TASKS["macs"]
+    monkeypatch.setitem(runner.TASKS, "macs", lambda *given: counted.append(given) or real(*given))
+    elsewhere = replace(lab, environment=replace(lab.environment, machine="00000000"))
+    run_variants(elsewhere, everything(lab))
+    assert len(counted) == 2  # the base, which is 0.5 as well, and 1
+
+
 def test_a_new_seed_trains_only_that_seed(make_lab):
     lab = make_lab()
     run_variants(lab, everything(lab))
