@@ -59,6 +59,7 @@ def run(
 def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool) -> bool:
     """Run and report; whether a measurement is missing at the end."""
     from evitlab.store import prepare_folder, read_records, write_atomically
+    from evitlab.study import Work
 
     prepare_folder(folder)  # mistakes first: torch takes seconds to load
     records = read_records(folder)
@@ -67,7 +68,7 @@ def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress
         from evitlab.report.study_report import STUDY_COPY, write_report
-        from evitlab.runner import Lab, Work, find_missing
+        from evitlab.runner import Lab, find_missing
         from evitlab.sweep import run_study
 
     tune_allocator()

@@ -3,33 +3,23 @@
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from evitlab.study import Work
 
 EXPECTED_S = {"match": 14.0, "throughput": 5.0, "macs": 1.0, "operators": 4.0, "train": 14.0}
 """Seconds a task is taken to last until the first of its kind has ended; only the time left depends on it."""
 
 
-class WorkLike(Protocol):
-    """What is shown of a piece of work."""
-
-    @property
-    def variant(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-
-
 class StudyProgress:
     """A bar on a terminal, one line a finished piece of work elsewhere. Use as a context manager."""
 
-    def __init__(self, works: Sequence[WorkLike], console: Console):
+    def __init__(self, works: Sequence[Work], console: Console):
         self._console = console
-        self._left: dict[WorkLike, float] = dict.fromkeys(works, 1.0)
-        self._began: dict[WorkLike, float] = {}
+        self._left: dict[Work, float] = dict.fromkeys(works, 1.0)
+        self._began: dict[Work, float] = {}
         self._seen: dict[str, list[float]] = {}
         self._bar = Progress(
             SpinnerColumn(),
@@ -52,7 +42,7 @@ class StudyProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, work: WorkLike, share: float) -> None:
+    def update(self, work: Work, share: float) -> None:
         """Take note that this work is so far done, in 0..1."""
         if work not in self._left:
             return
@@ -66,7 +56,7 @@ class StudyProgress:
             self._task, description=describe(work), completed=done, total=done + left, left=f"{_clock(left)} left"
         )
 
-    def _finish(self, work: WorkLike) -> None:
+    def _finish(self, work: Work) -> None:
         del self._left[work]
         seconds = time.monotonic() - self._began[work]
         self._seen.setdefault(work.task, []).append(seconds)
@@ -79,7 +69,7 @@ class StudyProgress:
         return sum(share * expected.get(w.task, EXPECTED_S.get(w.task, 1.0)) for w, share in self._left.items())
 
 
-def describe(work: WorkLike) -> str:
+def describe(work: Work) -> str:
     """A piece of work in a few words."""
     return f"{work.variant}: {work.task}" + (f", seed {work.seed}" if work.task == "train" else "")
 

@@ -27,22 +27,13 @@ from evitlab.records import (
 )
 from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings
 from evitlab.store import append, measured
-from evitlab.study import Study, Variant
+from evitlab.study import Study, Variant, Work
 from evitlab.subnetworks import match_throughput
 from evitlab.train.data import DataSet, classes_of, load_data
 from evitlab.train.loop import train
 
 Share = Callable[[float], None]
 """Told how far a piece of work is, from 0 to 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One task on one variant with one seed: what a record will hold."""
-
-    variant: str
-    task: str
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

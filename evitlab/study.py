@@ -61,6 +61,15 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """One task on one variant with one seed: what a record will hold."""
+
+    variant: str
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A study that can be run: everything in it has been checked."""
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from evitlab import progress
 from evitlab.progress import EXPECTED_S, StudyProgress
-from evitlab.runner import Work
+from evitlab.study import Work
 
 
 def works(*tasks: str) -> list[Work]:

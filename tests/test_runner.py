@@ -8,9 +8,9 @@ from evitlab import runner
 from evitlab.environment import describe_environment
 from evitlab.models.zoo import make_config
 from evitlab.records import MEASUREMENTS
-from evitlab.runner import Lab, Work, find_missing, list_work, make_proxy, run_variants
+from evitlab.runner import Lab, find_missing, list_work, make_proxy, run_variants
 from evitlab.store import measured, read_records
-from evitlab.study import load_study
+from evitlab.study import Work, load_study
 
 TINY = """
 question: q
