@@ -216,21 +216,14 @@ def _print_table(study: "Study", table: "pd.DataFrame", *, as_json: bool) -> Non
     console.print(describe_proxy(study), highlight=False)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """An architecture-analysis and ablation lab for fast vision transformers."""
+    if version:
         from evitlab import __version__
 
         print(f"evitlab {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """An architecture-analysis and ablation lab for fast vision transformers."""  # the help of `evitlab` itself
 
 
 def main() -> None:

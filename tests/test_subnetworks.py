@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from fake_records import make_throughput
 
 from evitlab import subnetworks
 from evitlab.models.network import build_model
-from evitlab.records import Throughput
 from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.study import Variant
 from evitlab.subnetworks import choose_width, match_throughput
@@ -15,28 +15,7 @@ KNOBS = {"depth": 2, "image_size": 32, "patch_size": 8, "num_classes": 4, "width
 BASE = Variant(name="base", network="deit_t", knobs=KNOBS, changes={})
 
 
-SPEED = Throughput(
-    images_per_second=1.0,
-    images_per_second_low=1.0,
-    images_per_second_high=1.0,
-    seconds=(1.0,),
-    ratio=1.0,
-    ratio_low=1.0,
-    ratio_high=1.0,
-    reference="base",
-    group=("base", "variant"),
-    batch_size=1,
-    image_size=(32, 32),
-    precision="fp32",
-    memory_format="contiguous",
-    folded=True,
-    execution="eager",
-    attention_path="as built",
-    warmup_calls=1,
-    calls_per_repeat=1,
-    load_average_before=None,
-    load_average_after=None,
-)
+SPEED = make_throughput()
 
 
 @pytest.fixture
