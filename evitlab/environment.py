@@ -75,13 +75,6 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def set_threads(count: int) -> None:
-    """Let torch's operators use that many threads, in the whole process."""
-    if count < 1:
-        raise ValueError(f"threads must be at least 1, but got {count=}")
-    torch.set_num_threads(count)
-
-
 def tune_allocator() -> str:
     """Make glibc keep freed memory, for the whole process; return how the allocator is set now.
 

@@ -93,11 +93,6 @@ def read_records(folder: str | Path) -> list[Record]:
     return [_parse(line, where=f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def finished_keys(folder: str | Path) -> set[str]:
-    """Keys of the work that has an `ok` record here: it need not be done again."""
-    return {record.key for record in read_records(folder) if record.status == "ok"}
-
-
 def measured(record: Record) -> Any:
     """The measurement of an `ok` record, as its task's dataclass in `MEASUREMENTS`."""
     return _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)

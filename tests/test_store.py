@@ -57,17 +57,10 @@ def test_records_come_back_equal_and_in_order(tmp_path):
 
 def test_a_missing_file_means_no_records(tmp_path):
     assert store.read_records(tmp_path / "none") == []
-    assert store.finished_keys(tmp_path / "none") == set()
     assert store.load(tmp_path / "none").empty
     assert "task" in store.load(tmp_path / "none").columns
     assert store.repair(tmp_path / "none") is False
     assert not (tmp_path / "none").exists()
-
-
-def test_failed_work_is_not_finished(tmp_path):
-    store.append(replace(RECORD, key="good"), tmp_path)
-    store.append(fail(replace(RECORD, key="bad"), "out of memory"), tmp_path)
-    assert store.finished_keys(tmp_path) == {"good"}
 
 
 def test_measured_is_the_task_s_dataclass(tmp_path):
