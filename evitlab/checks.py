@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from evitlab.models.knobs import KNOBS, KnobError
@@ -11,6 +12,16 @@ from evitlab.settings import StudyFile, Tasks
 
 BASE = "base"
 """Name of the row that every variant is compared with."""
+
+NO_KNOBS = ("base", "speedup")
+"""What a variant may also set: the network that it starts from, and a target speed of its own."""
+
+
+def split_base(base: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Name and knobs of a network written as `NAME` or `{name: NAME, knob: value, ...}`."""
+    if isinstance(base, str):
+        return base, {}
+    return base.get("name"), {knob: value for knob, value in base.items() if knob != "name"}
 
 
 def expand(
@@ -29,7 +40,15 @@ def expand(
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return show_base(value)
     return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def show_base(base: str | Mapping[str, Any]) -> str:
+    """The network that a variant starts from, as the name of a row."""
+    name, knobs = split_base(base)
+    return " ".join([str(name), *(f"{knob}={_show(value)}" for knob, value in knobs.items())])
 
 
 def find_contradictions(file: StudyFile) -> list[str]:
@@ -71,17 +90,32 @@ def _find_variant_contradictions(file: StudyFile) -> list[str]:
         problems.append(f"variants.{BASE}: this is the name of the base's own row; choose another")
     if any(not name.strip() or not name.isprintable() or len(name) > 200 for name in names):
         problems.append("variants: names must be printable, not empty and at most 200 characters long")
-    if file.match is not None and any("width" in changes for _, changes in variants):
-        problems.append("match: sets the width of every variant, so grid and variants must not change width")
-    return problems
+    return problems + _find_match_contradictions(file, variants)
+
+
+def _find_match_contradictions(file: StudyFile, variants: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    problems = []
+    scaled = [] if file.match is None else file.match.scale.split(" and ")
+    for knob in scaled:
+        if any(knob in changes for _, changes in variants):
+            problems.append(f"match: sets the {knob} of every variant, so grid and variants must not change {knob}")
+    for name, changes in variants:
+        speedup = changes.get("speedup", 1.0)
+        if not isinstance(speedup, int | float) or isinstance(speedup, bool) or not 0 < speedup < inf:
+            problems.append(f"{name}: speedup must be a number above 0, but got {speedup!r}")
+        if "speedup" in changes and file.match is None:
+            problems.append(f"{name}: speedup needs match, which says how to reach it, but there is none")
+        if file.match is not None and file.match.reference == "own" and "base" in changes:
+            row = show_base(changes["base"])
+            if row in {other for other, _ in variants}:
+                problems.append(f"variants.{row}: this is the name of a reference's own row; choose another")
+    return list(dict.fromkeys(problems))
 
 
 def find_network_problems(data: Mapping[str, Any]) -> list[str]:
     """Wrong networks and knobs in a study as read, which may have other mistakes: they all are to come at once."""
-    base = data.get("base")
-    if isinstance(base, str):
-        base = {"name": base}
-    if not isinstance(base, dict):
+    base = _as_network(data.get("base"))
+    if base is None:
         return []
     problems = _find_knob_problems(base, "base") + _find_unknown_knobs(data)
     for place, network in [] if problems else _networks(data, base):
@@ -96,21 +130,25 @@ def _find_unknown_knobs(data: Mapping[str, Any]) -> list[str]:
     grid, variants = data.get("grid"), data.get("variants")
     named = [("grid", knob) for knob in (grid if isinstance(grid, dict) else {})]
     for name, changes in (variants if isinstance(variants, dict) else {}).items():
-        named += [
-            (f"variants.{name}", knob) for knob in (changes if isinstance(changes, dict) else {}) if knob != "base"
-        ]
+        named += [(f"variants.{name}", knob) for knob in (changes if isinstance(changes, dict) else {})]
+    allowed = [*KNOBS, *NO_KNOBS]
     return [
-        f"{place}: {knob} is not a knob{suggest(str(knob), KNOBS)} (allowed: {', '.join(KNOBS)})"
+        f"{place}: {knob} is not a knob{suggest(str(knob), allowed)} (allowed: {', '.join(allowed)})"
         for place, knob in named
-        if knob not in KNOBS
+        if knob not in allowed
     ]
+
+
+def _as_network(base: Any) -> dict[str, Any] | None:
+    """A base as `{name: ..., knob: ...}`; None where it has not the right form."""
+    return {"name": base} if isinstance(base, str) else dict(base) if isinstance(base, dict) else None
 
 
 def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Place in the file and network of each variant, as far as grid and variants have the right form."""
     grid, variants = data.get("grid"), data.get("variants")
     if isinstance(grid, dict) and variants is None and all(isinstance(values, list) for values in grid.values()):
-        return [(f"grid ({name})", {**base, **changes}) for name, changes in expand(grid, None)]
+        return [(f"grid ({name})", _merge(base, changes)) for name, changes in expand(grid, None)]
     named = variants.items() if isinstance(variants, dict) else []
     return [(f"variants.{name}", _merge(base, changes)) for name, changes in named if isinstance(changes, dict)]
 
@@ -123,9 +161,10 @@ def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str,
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A named variant's network: its own `base` replaces the study's with all its knobs."""
-    own = {knob: value for knob, value in changes.items() if knob != "base"}
-    return {"name": changes["base"], **own} if "base" in changes else {**base, **own}
+    """A variant's network: its own `base` replaces the study's with all its knobs."""
+    own = {knob: value for knob, value in changes.items() if knob not in NO_KNOBS}
+    start = _as_network(changes["base"]) or {"name": changes["base"]} if "base" in changes else base
+    return {**start, **own}
 
 
 def _find_knob_problems(network: Mapping[str, Any], place: str) -> list[str]:

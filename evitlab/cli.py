@@ -3,11 +3,14 @@
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from evitlab.cli_models import bench, profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command()(bench)
+app.command()(profile)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
@@ -52,11 +58,11 @@ def run(
 
     read = load_study(study, seed=seed, smoke=smoke)
     folder = results / read.name / "smoke" if smoke else results / read.name
-    failed = _run(read, study, folder, device=device, as_json=as_json)
+    failed = _run(read, study, results, folder, device=device, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool) -> bool:
+def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str, as_json: bool) -> bool:
     """Run and report; whether a measurement is missing at the end."""
     from evitlab.store import prepare_folder, read_records, write_atomically
     from evitlab.study import Work
@@ -65,6 +71,7 @@ def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool
     records = read_records(folder)
     notes = Console(stderr=True)
     with notes.status("loading torch", spinner="dots"):
+        from evitlab.bench import find_peaks
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress
         from evitlab.report.study_report import STUDY_COPY, write_report
@@ -78,8 +85,15 @@ def _run(study: "Study", path: Path, folder: Path, *, device: str, as_json: bool
         bar[0].update(work, share)
 
     environment = describe_environment(device)
-    lab = Lab(study=study, folder=folder, environment=environment, on_progress=update, records=records)
-    missing = find_missing(lab, [study.base, *study.variants()])
+    lab = Lab(
+        study=study,
+        folder=folder,
+        environment=environment,
+        peaks=partial(find_peaks, results, environment),
+        on_progress=update,
+        records=records,
+    )
+    missing = find_missing(lab, study.rows())
     try:
         with StudyProgress(missing, notes) as progress:
             bar.append(progress)
@@ -127,21 +141,28 @@ def list_zoo(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    study: Annotated[str | None, typer.Argument(help="Name of a study; none lists all studies with results.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A folder of results; none lists them all.")] = None,
     results: Results = Path("results"),
     where: Where = None,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Let one table mix machines and protocols, each in a column of its own.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Print a study's table of results."""
+    """Print what was measured: a study's table, or that of a bench or a profile."""
+    from evitlab.report.models_report import list_results, show_models
     from evitlab.report.study_report import tabulate
     from evitlab.store import read_records
 
-    if study is None:
-        names = _find_studies(results)
+    if name is None:
+        names = list_results(results)
         print(json.dumps(names) if as_json else "\n".join(names))
         return
-    read, records = _load_results(results, study, seed), read_records(results / study)
+    if name in list_results(results) and name not in _find_studies(results):
+        show_models(read_records(results / name), where=_parse_where(where), mixed=mixed, as_json=as_json)
+        return
+    read, records = _load_results(results, name, seed), read_records(results / name)
     _print_table(read, tabulate(read, records, _choose(records, where)), as_json=as_json)
 
 
@@ -176,7 +197,7 @@ def _load_results(results: Path, name: str, seed: int) -> "Study":
     from evitlab.study import StudyError, load_study
 
     if name not in (names := _find_studies(results)):
-        raise StudyError(results, [f"no results of a study {name!r} (there are: {', '.join(names) or 'none'})"])
+        raise StudyError(results, [f"no results of {name!r} (there are: {', '.join(names) or 'none'})"])
     return replace(load_study(results / name / STUDY_COPY, seed=seed), name=name)
 
 
@@ -192,7 +213,7 @@ def _choose(records: "list[Record]", pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
-    """Fields of the environment to choose by, numbers as numbers."""
+    """Fields of environment or measurement to choose by, numbers as numbers."""
     from evitlab.problems import UserError
 
     parsed: dict[str, Any] = {}
@@ -200,7 +221,8 @@ def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
         name, found, value = pair.partition("=")
         if not found:
             raise UserError(f"--where must be FIELD=VALUE, such as machine=0a1b2c3d, but got {pair!r}")
-        parsed[name] = int(value) if name in ("threads", "cores", "memory_bytes") and value.isdecimal() else value
+        whole = name in ("threads", "cores", "memory_bytes", "batch_size") and value.isdecimal()  # a machine is text
+        parsed[name] = int(value) if whole else {"true": True, "false": False}.get(value, value)
     return parsed
 
 

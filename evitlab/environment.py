@@ -9,9 +9,10 @@ import hashlib
 import os
 import platform
 import random
+import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # mallopt's option n
 MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # bytes; the second where glibc refuses the first
 TOP_PAD = 64 << 20  # bytes
 SYSTEM_DEFAULT = "system default"
+BLAS_NAMES = {"mkl": "MKL", "open": "OpenBLAS", "accelerate": "Accelerate", "armpl": "Arm Performance Libraries"}
+CPU_FOLDER = Path("/sys/devices/system/cpu")
 
 _tuned: str | None = None  # what tune_allocator did to this process: the C library cannot be asked
 
@@ -73,6 +76,32 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def pin_threads(count: int | None) -> int:
+    """Set how many threads torch computes with on the CPU, unless None; return how many they are."""
+    if count is not None:
+        if count < 1:
+            raise UserError(f"threads must be at least 1, but got {count=}")
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def linear_library(device: torch.device, linear: str, *, precision: str = "fp32") -> str:
+    """The library that runs a linear layer: oneDNN where asked for, else what this build of torch takes.
+
+    In bf16 and fp16 a CPU takes oneDNN where that has kernels for it, and else torch's own loops. Builds for ARM may
+    hand some sizes to the Arm Compute Library; this is not told apart.
+    """
+    if device.type == "cuda":
+        return "cuBLAS" if torch.version.hip is None else "hipBLAS"
+    if linear == "onednn":
+        return "oneDNN"
+    if precision != "fp32":
+        supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")
+        return "oneDNN" if torch.backends.mkldnn.is_available() and supported() else "torch"
+    built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return BLAS_NAMES.get(built[1], built[1]) if built else "not known"
 
 
 def tune_allocator() -> str:
@@ -132,6 +161,31 @@ def load_average() -> float | None:
         return os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has no such call; a sandbox may forbid it
         return None
+
+
+def cpu_hz() -> float | None:
+    """Mean clock of the cores that this process may use; None where the system does not tell it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    try:
+        clocks = [1e3 * int((CPU_FOLDER / f"cpu{core}/cpufreq/scaling_cur_freq").read_text()) for core in cores]
+    except (OSError, ValueError):  # virtual machines have no such files
+        clocks = _clocks_of_cpuinfo(cores)
+    return sum(clocks) / len(clocks) if clocks else None
+
+
+def _clocks_of_cpuinfo(cores: Sequence[int]) -> list[float]:
+    """Hertz of each of these cores that the system lists."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    clocks, core = [], None
+    for name, _, value in (line.partition(":") for line in lines):
+        if name.strip() == "processor":
+            core = int(value)
+        elif name.strip() == "cpu MHz" and core in cores:
+            clocks.append(1e6 * float(value))
+    return clocks
 
 
 def cpu_model() -> str:

@@ -1,7 +1,8 @@
 """What a person sees while a study runs: which variant and task, how far, and the time left."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -67,6 +68,17 @@ class StudyProgress:
     def _seconds_left(self) -> float:
         expected = {task: sum(seen) / len(seen) for task, seen in self._seen.items()}
         return sum(share * expected.get(w.task, EXPECTED_S.get(w.task, 1.0)) for w, share in self._left.items())
+
+
+@contextmanager
+def show_share(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for one measurement on a terminal, nothing elsewhere; gives what is to be told the share done, 0..1."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
 
 
 def describe(work: Work) -> str:

@@ -1,16 +1,13 @@
-"""What a measurement is, and the record that keeps it together with its conditions.
-
-Base units only: integer counts and bytes, float seconds, shares in 0..1. Nothing is rounded here; tables round.
-"""
+"""The record that keeps a measurement together with its conditions: machine, software, settings, seed."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record's layout. A reader refuses a newer one instead of guessing."""
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings")
@@ -55,187 +52,6 @@ class Environment:
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
-class MacCount:
-    """Multiply-accumulates of one image's forward pass; papers print them as "FLOPs".
-
-    Counted: convolutions, linear layers and both attention products. Norms, activations, softmax, biases and
-    element-wise operations are not.
-    """
-
-    macs: int
-    params: int
-    """Trainable scalars with BatchNorm folded into its neighbours where it can be."""
-    params_unfolded: int
-    """Trainable scalars as built for training."""
-    image_size: tuple[int, int]
-    """Height and width in pixels."""
-    macs_by_operator: dict[str, int]
-    macs_by_module: dict[str, int]
-    """Keyed by module path; a parent includes its children, "" is the whole network."""
-    uncounted: dict[str, int] = field(default_factory=dict)
-    """Operators that do arithmetic but have no counting rule, with their number of calls."""
-    uncalled_modules: tuple[str, ...] = ()
-    """Modules with parameters that the forward pass never ran."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
-    """Repeated timings of one model's forward pass, taken in turn with the other models of its group."""
-
-    images_per_second: float
-    """Batch size over the median repeat."""
-    images_per_second_low: float
-    """Lower end of the bootstrap 95% interval of the median."""
-    images_per_second_high: float
-    seconds: tuple[float, ...]
-    """Seconds per forward call, every repeat in the order taken."""
-    ratio: float | None
-    """Speed over the group's first model: median over rounds of its seconds / this model's; None for the first."""
-    ratio_low: float | None
-    ratio_high: float | None
-    reference: str
-    """Name of the group's first model."""
-    group: tuple[str, ...]
-    """Names of all the models that were timed in turn, in one run."""
-    batch_size: int
-    image_size: tuple[int, int]
-    precision: Literal["fp32", "bf16", "fp16"]
-    memory_format: Literal["contiguous", "channels_last"]
-    folded: bool
-    """Whether BatchNorm was folded before timing."""
-    execution: Literal["eager", "compiled"]
-    attention_path: str
-    """How attention ran: `as built`, or `fused` / `explicit` where forced for every model of the group."""
-    warmup_calls: int
-    calls_per_repeat: int
-    load_average_before: float | None
-    """One-minute load average of the machine when the timing began."""
-    load_average_after: float | None
-
-
-MEMORY_BOUND = ("reshape and copy", "element-wise", "normalisation")
-"""Classes of operators that the paper calls memory-bound (EfficientViT, Sec. 2.1 and Fig. 2)."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class OperatorTime:
-    """Time of all calls of one `aten` operator in one forward pass."""
-
-    operator: str
-    operator_class: str
-    """reshape and copy, element-wise, normalisation, softmax, matrix product, convolution, other."""
-    calls: int
-    """Calls in one forward pass."""
-    seconds: float
-    """Self time in one forward pass, median over the profiled passes."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class OperatorProfile:
-    """Where the time of a forward pass goes, by operator and by the paper's classes (Fig. 2)."""
-
-    memory_bound_share: float
-    """Share of operator time in memory-bound classes: reshape and copy, element-wise, normalisation."""
-    memory_bound_share_low: float
-    """Bootstrap 95% interval of the median over the profiled passes."""
-    memory_bound_share_high: float
-    memory_bound_shares: tuple[float, ...]
-    """The share in every profiled pass."""
-    seconds_by_class: dict[str, float]
-    """Median self seconds of each class in one forward pass."""
-    operators: tuple[OperatorTime, ...]
-    """Largest first."""
-    profiled_seconds: float
-    """Median self seconds of all operators in one profiled forward pass."""
-    wall_seconds: float
-    """Median wall seconds of a forward pass without the profiler, taken in the same run."""
-    batch_size: int
-    image_size: tuple[int, int]
-    folded: bool
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class MatchStep:
-    """One measurement on the way to equal speed."""
-
-    width: int
-    ratio: float
-    """Measured speed over the base's."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """How a variant was rescaled to a target speed."""
-
-    speedup: float
-    """Target: speed over the base's."""
-    tolerance: float
-    reached: bool
-    """Whether the last measured ratio lies within the tolerance of the target."""
-    ratio: float
-    """Speed over the base's at the chosen width."""
-    ratio_low: float
-    ratio_high: float
-    width: int
-    """Width chosen (of the first stage)."""
-    base_config: dict[str, Any]
-    matched_config: dict[str, Any]
-    steps: tuple[MatchStep, ...]
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One evaluation on the way of a training."""
-
-    step: int
-    train_loss: float
-    """Mean over the steps since the last evaluation."""
-    top1: float
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """Accuracy of a network trained at a stated budget; a proxy's accuracy is not ImageNet's."""
-
-    top1: float
-    """Share of held-out images whose highest score is the true class."""
-    top5: float
-    loss: float
-    """Mean cross-entropy on the held-out images."""
-    train_top1: float
-    """Share correct on a part of the training images as large as the held-out set: shows over- and underfitting."""
-    data: str
-    num_classes: int
-    train_images: int
-    """Different images in the training set."""
-    val_images: int
-    steps: int
-    batch_size: int
-    images_seen: int
-    params: int
-    train_seconds: float
-    """Seconds in the training loop, evaluation left out."""
-    curve: tuple[Epoch, ...]
-
-
-MEASUREMENTS: dict[str, type] = {
-    "macs": MacCount,
-    "throughput": Throughput,
-    "operators": OperatorProfile,
-    "match": Match,
-    "train": TrainResult,
-}
-
-
-@with_config(STRICT)
-@dataclass(frozen=True, kw_only=True)
 class Record:
     """One measurement of one variant with everything needed to judge and to repeat it: one JSON line."""
 
@@ -255,7 +71,7 @@ class Record:
     status: Literal["ok", "failed"]
     error: str | None = None
     measurement: dict[str, Any] | None = None
-    """Fields of the task's dataclass in `MEASUREMENTS`; None where it failed."""
+    """Fields of the task's dataclass in `measurements.MEASUREMENTS`; None where it failed."""
     environment: Environment
     seed: int
     start: str

@@ -9,23 +9,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from evitlab.checks import BASE
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
 from evitlab.measure.throughput import measure_throughput
-from evitlab.models.config import ModelConfig, config_from_dict
+from evitlab.measurements import MacCount, Match, OperatorProfile, Peaks, Precision, Throughput, TrainResult
+from evitlab.models.config import ModelConfig, StageConfig, config_from_dict
 from evitlab.models.network import build_model
-from evitlab.records import (
-    Environment,
-    MacCount,
-    Match,
-    OperatorProfile,
-    Record,
-    Throughput,
-    TrainResult,
-    record_key,
-)
-from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings
+from evitlab.records import Environment, Record, record_key
+from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings, as_arguments
 from evitlab.store import append, measured
 from evitlab.study import Study, Variant, Work
 from evitlab.subnetworks import match_throughput
@@ -37,15 +28,31 @@ Share = Callable[[float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a task runs on."""
+
+    device: str
+    peaks: Callable[[Precision], Peaks]
+    """This machine's roofs in a precision; measured when first asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lab:
     """A study, where its results go, and what measures it; remembers what has been recorded."""
 
     study: Study
     folder: Path
     environment: Environment
+    peaks: Callable[[Precision], Peaks]
+    """See `Machine`."""
     on_progress: Callable[[Work, float], None]
     """Called with 0 when work begins, then with its share done, with 1 when it ends."""
     records: list[Record] = field(default_factory=list)
+
+    @property
+    def machine(self) -> Machine:
+        """What its tasks run on."""
+        return Machine(device=self.environment.device, peaks=self.peaks)
 
     def find(self, variant: Variant, work: Work) -> Record | None:
         """The measurement of this work under these conditions, if it has been made."""
@@ -91,32 +98,38 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
                 _run_task(lab, variant, work, configs[variant.name])
 
 
-def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, device: str, share: Share) -> MacCount:
+def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, machine: Machine, share: Share) -> MacCount:
     """MACs and parameters of a network."""
     return count_macs(build_model(config, seed=seed), image_size=config.image_size)
 
 
 def run_operators(
-    config: ModelConfig, settings: OperatorsSettings, seed: int, device: str, share: Share
+    config: ModelConfig, settings: OperatorsSettings, seed: int, machine: Machine, share: Share
 ) -> OperatorProfile:
     """Where a network's time goes."""
     return profile_operators(
-        build_model(config, seed=seed), **asdict(settings), image_size=config.image_size, device=device, seed=seed
+        build_model(config, seed=seed),
+        **as_arguments(settings),
+        peaks=machine.peaks(settings.execution.precision),
+        image_size=config.image_size,
+        device=machine.device,
+        seed=seed,
+        on_progress=share,
     )
 
 
-def run_train(config: ModelConfig, settings: TrainSettings, seed: int, device: str, share: Share) -> TrainResult:
+def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: Machine, share: Share) -> TrainResult:
     """Accuracy of a network, trained from its seed."""
     height, width = config.image_size
     if height != width:
         raise ValueError(f"the data set {settings.data!r} draws squares, but the network takes {config.image_size}")
     data = _load(settings.data, height, settings.train_images, settings.val_images)
-    model = build_model(config, seed=seed).to(device)
+    model = build_model(config, seed=seed).to(machine.device)
     return train(model, data, settings.recipe, seed=seed, on_step=lambda step, steps: share(step / steps))
 
 
 TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_operators, "train": run_train}
-"""Tasks on one network alone: `(config, settings, seed, device, share) -> measurement`."""
+"""Tasks on one network alone: `(config, settings, seed, machine, share) -> measurement`."""
 
 
 @lru_cache(maxsize=1)  # the seeds and variants of a study train on the same images
@@ -129,7 +142,7 @@ def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> No
         config = make_proxy(lab.study, variant, config)
     share = partial(lab.on_progress, work)
     settings = getattr(lab.study.tasks, work.task)
-    run = partial(TASKS[work.task], config, settings, work.seed, lab.environment.device, share)
+    run = partial(TASKS[work.task], config, settings, work.seed, lab.machine, share)
     _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
 
 
@@ -140,24 +153,32 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
     num_classes = len(classes_of(train_settings.data))
     if train_settings.proxy is None:
         return replace(config, num_classes=num_classes)
-    factor = config.stages[0].width / variant.make_config().stages[0].width
+    own = variant.make_config()
+    factor = config.stages[0].width / own.stages[0].width
     proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
+    if set(kept) != {1.0} and "depth" not in train_settings.proxy:
+        depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]
+        proxy = proxy.with_knobs(depth=depths if len(depths) > 1 else depths[0])
     if factor == 1:
         return proxy.make_config()
     return proxy.resize(proxy.make_config().stages[0].width * factor)
+
+
+def _count_layers(stage: StageConfig) -> int:
+    return sum(len(block.layers) for block in stage.blocks)
 
 
 def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
     """The network of each variant, at the study's speed where it asks for one; without those that failed."""
     matched = [variant for variant in variants if "match" in lab.study.tasks_of(variant)]
     configs = {variant.name: variant.make_config() for variant in variants}
-    asked = {"match": lab.study.settings("match"), "base": lab.study.base_settings}
 
     def run(missing: Sequence[Variant], share: Share) -> dict[str, Match]:
         assert lab.study.match is not None
         assert lab.study.tasks.throughput is not None
         return match_throughput(
-            build_model(lab.study.base.make_config(), seed=lab.study.seed),
+            {name: build_model(config, seed=lab.study.seed) for name, config in _references(lab, missing).items()},
             missing,
             settings=lab.study.match,
             timing=lab.study.tasks.throughput,
@@ -166,7 +187,7 @@ def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
             on_progress=share,
         )
 
-    _run_together(lab, matched, "match", configs, asked, run)
+    _run_together(lab, matched, "match", configs, run)
     for variant in matched:
         record = lab.find(variant, Work(variant=variant.name, task="match", seed=lab.study.seed))
         if record is None:
@@ -177,24 +198,31 @@ def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
 
 
 def _time(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> None:
-    """Throughput of all variants that lack it, in one interleaved run with the base."""
+    """Throughput of all variants that lack it, in one interleaved run with what they are compared with."""
     timing = lab.study.tasks.throughput
     if timing is None:
         return
-    base = lab.study.base.make_config()
 
     def run(missing: Sequence[Variant], share: Share) -> dict[str, Throughput]:
-        group = {BASE: base} | {variant.name: configs[variant.name] for variant in missing}
+        group = _references(lab, missing) | {variant.name: configs[variant.name] for variant in missing}
+        compared = {row.name: lab.study.compare_with(row) for row in lab.study.rows() if row.name in group}
         return measure_throughput(
             {name: build_model(config, seed=lab.study.seed) for name, config in group.items()},
-            **asdict(timing),
+            **as_arguments(timing),
+            references=compared,
             image_size={name: config.image_size for name, config in group.items()},
             device=lab.environment.device,
             seed=lab.study.seed,
             on_progress=share,
         )
 
-    _run_together(lab, variants, "throughput", configs, asdict(timing), run)
+    _run_together(lab, variants, "throughput", configs, run)
+
+
+def _references(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
+    """The networks that some variants are compared with, in the study's order."""
+    needed = {variant.reference for variant in variants}
+    return {name: each.make_config() for name, each in lab.study.references.items() if name in needed}
 
 
 def _run_together(
@@ -202,7 +230,6 @@ def _run_together(
     variants: Sequence[Variant],
     task: str,
     configs: Mapping[str, ModelConfig],
-    settings: Mapping[str, Any],
     run: Callable[[Sequence[Variant], Share], Mapping[str, Any]],
 ) -> None:
     """Record a task that measures several variants at once, for those that lack it.
@@ -228,11 +255,12 @@ def _run_together(
     except Exception as error:
         if len(missing) > 1:
             for variant in missing:
-                _run_together(lab, [variant], task, configs, settings, run)
+                _run_together(lab, [variant], task, configs, run)
             return
         outcomes = {missing[0].name: _failure(error)}
     seconds = (time.perf_counter() - clock) / len(missing)
     for variant in missing:
+        settings = lab.study.asked(variant, task)
         made = _make_record(lab, variant, works[variant.name], configs[variant.name], settings)
         lab.keep(replace(made, **outcomes[variant.name], start=start, seconds=seconds))
         lab.on_progress(works[variant.name], 1.0)

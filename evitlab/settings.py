@@ -1,14 +1,21 @@
 """The fields of a study file and what it may set for each task; plain data, so that a study is read without torch."""
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from evitlab.measurements import Precision
+
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def as_arguments(settings: Any) -> dict[str, Any]:
+    """The fields of a task's settings by name, nested ones as they are."""
+    return {each.name: getattr(settings, each.name) for each in fields(settings)}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -17,16 +24,48 @@ class MacsSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Execution:
+    """How a network is run when it is timed or profiled."""
+
+    precision: Precision = "fp32"
+    """fp32, or torch's autocast to a lower one."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    mode: Literal["eager", "compiled", "traced"] = "eager"
+    """As written, by `torch.compile`, or by `torch.jit.trace` as in the official speed test."""
+    linear: Literal["torch", "onednn"] = "torch"
+    """Library of `nn.Linear` on the CPU: what this build of torch takes (mostly MKL), or oneDNN."""
+    fold: bool = True
+    """Fold BatchNorm into its neighbours first, as for deployment."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ThroughputSettings:
-    """How variants are timed in turn with their base."""
+    """How models are timed in turn."""
 
     batch_size: Count = 16
     half_width: Positive = 0.01
-    """Stop once every ratio's 95% interval is narrower than plus or minus this share."""
-    min_rounds: Annotated[int, Field(ge=2)] = 10
+    """Stop once every ratio's interval is narrower than plus or minus this share."""
+    min_rounds: Annotated[int, Field(ge=2)] = 20
+    """Before the first look at the intervals: who stops earlier holds the truth too seldom, in simulations."""
     max_rounds: Annotated[int, Field(ge=2)] = 40
     time_limit_s: Positive = 60.0
-    """Seconds for a whole group of models timed in turn."""
+    """Seconds for a whole group of models timed in turn, their warm-up not counted."""
+    protocol: Literal["evitlab", "cream"] = "evitlab"
+    """evitlab: medians, until the ratios are known. cream: the official speed test's warm-up, duration and mean,
+    whatever the limits above."""
+    execution: Execution = field(default_factory=Execution)
+
+
+def cream_settings(device: str) -> ThroughputSettings:
+    """The official speed test of EfficientViT (microsoft/Cream, EfficientViT/classification/speed_test.py).
+
+    Folded and traced; on a GPU batches of 2048 in fp16 autocast, on a CPU batches of 16 in one thread, which is for the
+    process to set.
+    """
+    if device == "cpu":
+        return ThroughputSettings(batch_size=16, protocol="cream", execution=Execution(mode="traced"))
+    execution = Execution(mode="traced", precision="fp16")
+    return ThroughputSettings(batch_size=2048, protocol="cream", execution=execution)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,6 +75,12 @@ class OperatorsSettings:
     batch_size: Count = 16
     repeats: Annotated[int, Field(ge=2)] = 9
     """Profiled passes; each gives a memory-bound share of its own."""
+    execution: Execution = field(default_factory=Execution)
+    """Its mode must be eager: elsewhere operators are fused and modules gone."""
+
+    def __post_init__(self) -> None:
+        if self.execution.mode != "eager":
+            raise ValueError(f"execution.mode must be eager to be profiled, but got {self.execution.mode=}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -84,10 +129,14 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MatchSettings:
-    """Rescale each variant in width until it is as fast as asked, timed as the task `throughput` says."""
+    """Rescale each variant until it is as fast as asked, timed as the task `throughput` says."""
 
     speedup: Positive
-    """Target: measured speed over the base's."""
+    """Target: measured speed over the reference's. A variant may set its own."""
+    reference: Literal["base", "own"] = "base"
+    """base: the study's base. own: the network that the variant starts from, as published."""
+    scale: Literal["width", "width and depth"] = "width"
+    """width and depth: blocks are left out for half of the speedup before the width does the rest."""
     tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """How far from the target is near enough, as a share of it."""
     max_measurements: Count = 6

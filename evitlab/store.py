@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from evitlab.measurements import MEASUREMENTS
 from evitlab.problems import UserError, explain, shorten
-from evitlab.records import MEASUREMENTS, RECORD, SCHEMA, Record
+from evitlab.records import RECORD, SCHEMA, Record
 
 try:
     import fcntl
@@ -195,6 +196,8 @@ def _parse(line: bytes, *, where: str) -> Record:
     schema = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
     if isinstance(schema, int) and schema > SCHEMA:
         raise StoreError(f"{where}: schema {schema} is newer than {SCHEMA}: update evitlab to read it")
+    if isinstance(schema, int) and 0 < schema < SCHEMA:
+        raise StoreError(f"{where}: schema {schema} is older than {SCHEMA}: move the file away and measure again")
     if schema != SCHEMA:
         raise StoreError(f"{where}: schema: must be {SCHEMA}, but got {schema!r}")
     try:

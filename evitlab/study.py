@@ -10,8 +10,17 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from evitlab.checks import BASE, expand, find_contradictions, find_network_problems
+from evitlab.checks import (
+    BASE,
+    NO_KNOBS,
+    expand,
+    find_contradictions,
+    find_network_problems,
+    show_base,
+    split_base,
+)
 from evitlab.models.config import ModelConfig
+from evitlab.models.knobs import per_stage
 from evitlab.models.scale import scale_width
 from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
@@ -45,10 +54,20 @@ class Variant:
     """All knobs set, the study's base's among them."""
     changes: Mapping[str, Any]
     """The variant's own."""
+    reference: str = BASE
+    """The row that its speed is compared with."""
+    speedup: float | None = None
+    """Target speed over the reference's, where the study matches."""
 
     def make_config(self) -> ModelConfig:
         """The variant's network."""
         return make_config(self.network, **self.knobs)
+
+    @property
+    def depths(self) -> list[int]:
+        """The knob `depth` of each stage; a share of attention other than the published one regroups the blocks."""
+        settings = {**default_knobs(self.network), **self.knobs}
+        return per_stage(settings["depth"], len(self.make_config().stages))
 
     def with_knobs(self, **knobs: Any) -> "Variant":
         """The same variant with further knobs set."""
@@ -90,24 +109,41 @@ class Study:
     @cached_property
     def base(self) -> Variant:
         """The network that speeds are compared with."""
-        knobs = dict(self.file.base) if isinstance(self.file.base, dict) else {"name": self.file.base}
-        return Variant(name=BASE, network=knobs.pop("name"), knobs=knobs, changes={})
+        network, knobs = split_base(self.file.base)
+        return Variant(name=BASE, network=network, knobs=knobs, changes={})
+
+    @cached_property
+    def references(self) -> dict[str, Variant]:
+        """Row -> network that speeds are compared with: the base, and what variants start from where that counts."""
+        found = {BASE: self.base}
+        for variant in self.variants():
+            if variant.reference not in found:
+                network, knobs = split_base(variant.changes["base"])
+                found[variant.reference] = Variant(
+                    name=variant.reference, network=network, knobs=knobs, changes={"base": variant.changes["base"]}
+                )
+        return found
 
     def variants(self) -> list[Variant]:
-        """Every variant in the study's order, the base not among them."""
-        return [_vary(self.base, name, changes) for name, changes in expand(self.file.grid, self.file.variants)]
+        """Every variant in the study's order, the references not among them."""
+        expanded = expand(self.file.grid, self.file.variants)
+        return [_vary(self.base, self.match, name, changes) for name, changes in expanded]
+
+    def rows(self) -> list[Variant]:
+        """The references, then the variants: all that the study's table shows."""
+        return [*self.references.values(), *self.variants()]
 
     def requests(self) -> dict[tuple[str, str], str]:
         """(variant, task) -> hash of what is asked there, for all work that belongs to the study; prose left out."""
         return {
             (variant.name, task): self.request(variant, task)
-            for variant in [self.base, *self.variants()]
+            for variant in self.rows()
             for task in self.tasks_of(variant)
         }
 
     def tasks_of(self, variant: Variant) -> list[str]:
-        """What is done to a variant, in this order; the base is neither matched to itself nor trained."""
-        tasks = ("macs", "throughput", "operators") if variant.name == BASE else TASK_ORDER
+        """What is done to a variant, in this order; a reference is neither matched to itself nor trained."""
+        tasks = ("macs", "throughput", "operators") if variant.name in self.references else TASK_ORDER
         return [task for task in tasks if self.settings(task) is not None]
 
     def settings(self, task: str) -> dict[str, Any] | None:
@@ -124,14 +160,27 @@ class Study:
 
     def request(self, variant: Variant, task: str) -> str:
         """Hash of all in the study that decides what this task measures on this variant."""
-        matched = None if self.match is None or variant.name == BASE else (self.settings("match"), self.base_settings)
-        asked = [variant.network, dict(variant.knobs), matched, task, self.settings(task), self.smoke]
+        matched = None if self.match is None or variant.name in self.references else self.match_settings(variant)
+        compared = self.speed_settings(variant) if task == "throughput" else None
+        asked = [variant.network, dict(variant.knobs), matched, compared, task, self.settings(task), self.smoke]
         return digest(asked)
 
-    @property
-    def base_settings(self) -> list[Any]:
-        """What a matched speed depends on beside the variant: the base and how both are timed."""
-        return [self.base.network, dict(self.base.knobs), self.settings("throughput")]
+    def compare_with(self, variant: Variant) -> str:
+        """The row that a variant's speed is compared with: of a reference its own."""
+        return variant.name if variant.name in self.references else variant.reference
+
+    def asked(self, variant: Variant, task: str) -> dict[str, Any]:
+        """What a record says was asked of a task."""
+        return self.match_settings(variant) if task == "match" else self.settings(task) or {}
+
+    def match_settings(self, variant: Variant) -> dict[str, Any]:
+        """All that decides how a variant is rescaled, beside the variant itself."""
+        return {"match": {**(self.settings("match") or {}), "speedup": variant.speedup}} | self.speed_settings(variant)
+
+    def speed_settings(self, variant: Variant) -> dict[str, Any]:
+        """What a relative speed depends on beside the variant: its reference, and how both are timed."""
+        reference = self.references[variant.reference]
+        return {"reference": [reference.network, dict(reference.knobs)], "timing": self.settings("throughput")}
 
     def paper_top1(self) -> dict[str, float]:
         """The source's accuracies by variant, as shares."""
@@ -166,19 +215,30 @@ def load_study(path: Path | str, *, seed: int = 0, smoke: bool = False) -> Study
     return _shrink(study) if smoke else study
 
 
-def _vary(base: Variant, name: str, changes: dict[str, Any]) -> Variant:
+def _vary(base: Variant, match: MatchSettings | None, name: str, changes: dict[str, Any]) -> Variant:
     """A variant: from another network where its changes name one, else from the study's base."""
-    own = {knob: value for knob, value in changes.items() if knob != "base"}
+    own = {knob: value for knob, value in changes.items() if knob not in NO_KNOBS}
+    network, knobs, reference = base.network, base.knobs, BASE
     if "base" in changes:
-        return Variant(name=name, network=changes["base"], knobs=own, changes=changes)
-    return Variant(name=name, network=base.network, knobs={**base.knobs, **own}, changes=own)
+        network, knobs = split_base(changes["base"])
+        if match is not None and match.reference == "own" and (network, knobs) != (base.network, base.knobs):
+            reference = show_base(changes["base"])
+    speedup = None if match is None else changes.get("speedup", match.speedup)
+    return Variant(
+        name=name,
+        network=network,
+        knobs={**knobs, **own},
+        changes=changes,
+        reference=reference,
+        speedup=speedup,
+    )
 
 
 def _shrink(study: Study) -> Study:
     """The same path in seconds: sizes so small that the numbers mean nothing."""
     tasks, match = study.tasks, study.match
     if tasks.throughput is not None:
-        few = {"batch_size": 1, "min_rounds": 2, "max_rounds": 2}
+        few: dict[str, Any] = {"batch_size": 1, "min_rounds": 2, "max_rounds": 2}
         tasks = replace(tasks, throughput=replace(tasks.throughput, **few))
     if tasks.operators is not None:
         tasks = replace(tasks, operators=replace(tasks.operators, batch_size=1, repeats=2))

@@ -1,14 +1,14 @@
-"""Equal speed: scale variants in width until their measured throughput is what the study asks for."""
+"""Equal speed: scale variants in width, and depth if asked, until their measured throughput is what is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, log, sqrt
 
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
+from evitlab.measurements import Match, MatchStep, Throughput
 from evitlab.models.network import Network, build_model
 from evitlab.models.scale import width_step
-from evitlab.records import Match, MatchStep, Throughput
 from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.study import Variant
 
@@ -26,27 +26,32 @@ class _Search:
     """One variant on its way to the target."""
 
     variant: Variant
+    """At the depth that it will have."""
+    speedup: float
+    tolerance: float
     step: int
     points: dict[int, float]
-    """Speed over the base's by width: a guess until there is a measurement."""
+    """Speed over the reference's by width: a guess until there is a measurement."""
     taken: dict[int, Throughput] = field(default_factory=dict)
 
-    def next_width(self, settings: MatchSettings) -> int | None:
+    def next_width(self) -> int | None:
         """The width to measure now; None when the search is over."""
-        if any(_error(speed, settings) <= settings.tolerance for speed in self.taken.values()):
+        if any(self.error(speed) <= self.tolerance for speed in self.taken.values()):
             return None
-        return choose_width(
-            self.points, settings.speedup, step=self.step, tolerance=settings.tolerance, tried=set(self.taken)
-        )
+        return choose_width(self.points, self.speedup, step=self.step, tolerance=self.tolerance, tried=set(self.taken))
 
     def take(self, width: int, speed: Throughput) -> None:
         """Note a measurement."""
         self.taken[width] = speed
         self.points = {tried: _ratio(done) for tried, done in self.taken.items()}
 
+    def error(self, speed: Throughput) -> float:
+        """How far a measured speed is from the target, as a share of it."""
+        return abs(_ratio(speed) / self.speedup - 1)
+
 
 def match_throughput(
-    base: Network,
+    references: Mapping[str, Network],
     variants: Sequence[Variant],
     *,
     settings: MatchSettings,
@@ -55,49 +60,77 @@ def match_throughput(
     seed: int,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Match]:
-    """The width of each variant at which it is `settings.speedup` times as fast as the base, within the tolerance.
+    """The width of each variant at which it is as many times as fast as its reference as it asks for, within the
+    tolerance.
 
     Starts from the MACs at the variant's own width and goes by measured speed, all variants still on their way in
-    turn with the base, so that they see one state of the machine. Widths are multiples of the least step, or of four
-    times that or twice that where one lies near enough, as kernels prefer them. Where no width comes within the
-    tolerance, or the measurements run out, the nearest measured is taken and said so.
+    turn with their references, so that they see one state of the machine. Widths are multiples of the least step, or
+    of four times that or twice that where one lies near enough, as kernels prefer them. With `scale: width and depth`
+    blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup as
+    the MACs estimate it. Where no width comes within the tolerance, or the measurements run out, the nearest measured
+    is taken and said so.
     """
-    searches = {variant.name: _start(base, variant, seed=seed) for variant in variants}
+    searches = {variant.name: _start(references[variant.reference], variant, settings, seed) for variant in variants}
     for number in range(settings.max_measurements):
-        chosen = {name: search.next_width(settings) for name, search in searches.items()}
+        chosen = {name: search.next_width() for name, search in searches.items()}
         widths = {name: width for name, width in chosen.items() if width is not None}
         if not widths:
             break
         models = {name: build_model(searches[name].variant.resize(width), seed=seed) for name, width in widths.items()}
-        speeds = _measure(base, models, timing=timing, device=device, seed=seed)
+        compared = {name: searches[name].variant.reference for name in widths}
+        speeds = _measure(references, models, compared, timing=timing, device=device, seed=seed)
         for name, width in widths.items():
             searches[name].take(width, speeds[name])
         if on_progress is not None:
             on_progress((number + 1) / settings.max_measurements)
-    return {name: _finish(base, search, settings) for name, search in searches.items()}
+    return {name: _finish(references[search.variant.reference], search) for name, search in searches.items()}
 
 
-def _start(base: Network, variant: Variant, *, seed: int) -> _Search:
-    config = variant.make_config()
-    ratio = _count(base) / _count(build_model(config, seed=seed))
-    return _Search(variant=variant, step=width_step(config.stages[0]), points={config.stages[0].width: ratio})
+def _start(reference: Network, variant: Variant, settings: MatchSettings, seed: int) -> _Search:
+    assert variant.speedup is not None, "a study that matches gives each variant a target"
+    config, macs = variant.make_config(), _count(reference)
+    ratio = macs / _count(build_model(config, seed=seed))
+    if settings.scale == "width and depth":
+        variant = variant.with_knobs(depth=scale_depths(variant.depths, sqrt(ratio / variant.speedup)))
+        config = variant.make_config()
+        ratio = macs / _count(build_model(config, seed=seed))
+    return _Search(
+        variant=variant,
+        speedup=variant.speedup or 1.0,
+        tolerance=settings.tolerance,
+        step=width_step(config.stages[0]),
+        points={config.stages[0].width: ratio},
+    )
 
 
-def _finish(base: Network, search: _Search, settings: MatchSettings) -> Match:
-    width, speed = min(search.taken.items(), key=lambda taken: _error(taken[1], settings))
+def scale_depths(depths: Sequence[int], factor: float) -> int | list[int]:
+    """Blocks of each stage times the factor, at least one: as the knob `depth` takes them.
+
+    >>> scale_depths([2, 2, 6, 2], 0.75)
+    [2, 2, 4, 2]
+    """
+    scaled = [max(1, round(depth * factor)) for depth in depths]
+    return scaled if len(scaled) > 1 else scaled[0]
+
+
+def _finish(reference: Network, search: _Search) -> Match:
+    width, speed = min(search.taken.items(), key=lambda taken: search.error(taken[1]))
+    matched = search.variant.resize(width)
     assert speed.ratio is not None
     assert speed.ratio_low is not None
     assert speed.ratio_high is not None
     return Match(
-        speedup=settings.speedup,
-        tolerance=settings.tolerance,
-        reached=_error(speed, settings) <= settings.tolerance,
+        speedup=search.speedup,
+        reference=search.variant.reference,
+        tolerance=search.tolerance,
+        reached=search.error(speed) <= search.tolerance,
         ratio=speed.ratio,
         ratio_low=speed.ratio_low,
         ratio_high=speed.ratio_high,
         width=width,
-        base_config=base.config.to_dict(),
-        matched_config=search.variant.resize(width).to_dict(),
+        depths=tuple(search.variant.depths),
+        base_config=reference.config.to_dict(),
+        matched_config=matched.to_dict(),
         steps=tuple(MatchStep(width=tried, ratio=_ratio(done)) for tried, done in search.taken.items()),
     )
 
@@ -138,18 +171,22 @@ def _count(model: Network) -> int:
 
 
 def _ratio(speed: Throughput) -> float:
-    assert speed.ratio is not None  # only the base has none
+    assert speed.ratio is not None  # only a reference has none
     return speed.ratio
 
 
-def _error(speed: Throughput, settings: MatchSettings) -> float:
-    return abs(_ratio(speed) / settings.speedup - 1)
-
-
 def _measure(
-    base: Network, models: Mapping[str, Network], *, timing: ThroughputSettings, device: str, seed: int
+    references: Mapping[str, Network],
+    models: Mapping[str, Network],
+    compared: Mapping[str, str],
+    *,
+    timing: ThroughputSettings,
+    device: str,
+    seed: int,
 ) -> dict[str, Throughput]:
-    group = {"": base, **models}  # the base first: ratios are to the first
+    """Speeds of the models in turn with the references that they need: `compared` names each one's."""
+    needed = {name: network for name, network in references.items() if name in compared.values()}
+    group = {**needed, **models}
     rounds = min(ROUNDS, timing.max_rounds)
     return measure_throughput(
         group,
@@ -160,4 +197,6 @@ def _measure(
         min_rounds=rounds,
         max_rounds=rounds,
         time_limit_s=timing.time_limit_s,
+        execution=timing.execution,
+        references=compared,
     )

@@ -49,12 +49,19 @@ def run_study(lab: Lab) -> bool:
         queue_missing(trials, lab)
         while batch := _claim(trials, lab.study):
             variants = [variant for _, variant in batch]
-            run_variants(lab, [lab.study.base, *variants])
+            run_variants(lab, [*_references(lab.study, variants), *variants])
             for trial, variant in batch:
                 _tell(trials, trial, lab, variant)
-        if find_missing(lab, [lab.study.base]):  # its work fails or was lost after all variants were done
-            run_variants(lab, [lab.study.base])
-    return not find_missing(lab, [lab.study.base, *lab.study.variants()])
+        references = list(lab.study.references.values())
+        if find_missing(lab, references):  # their work fails or was lost after all variants were done
+            run_variants(lab, references)
+    return not find_missing(lab, lab.study.rows())
+
+
+def _references(study: Study, variants: Sequence[Variant]) -> list[Variant]:
+    """The networks that some variants are compared with."""
+    needed = {variant.reference for variant in variants}
+    return [variant for name, variant in study.references.items() if name in needed]
 
 
 @contextmanager
@@ -150,8 +157,8 @@ def _choices(study: Study, variant: Variant) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Optuna's choices are single values: a list becomes its text."""
-    return str(value) if isinstance(value, list) else value
+    """Optuna's choices are single values: a list or a mapping becomes its text."""
+    return str(value) if isinstance(value, list | dict) else value
 
 
 def _claim(trials: optuna.Study, study: Study) -> list[tuple[optuna.Trial, Variant]]:

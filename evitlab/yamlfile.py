@@ -38,6 +38,11 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text ({error.reason})"
         raise YamlError(f"cannot be read: {reason}") from None
+    return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """The text as plain values."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_clock import clock  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -5,19 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from evitlab.records import (
-    Environment,
+from evitlab.measurements import (
+    MEMORY_BOUND,
+    Bandwidth,
+    BatchCurve,
+    BatchPoint,
     Epoch,
     MacCount,
     Match,
     MatchStep,
     OperatorProfile,
     OperatorTime,
-    Record,
+    Peaks,
+    SelfTest,
+    SelfTestRun,
     Throughput,
     TrainResult,
-    digest,
 )
+from evitlab.records import Environment, Record, digest
 
 PAPER = {0.0: 0.468, 0.2: 0.623, 0.4: 0.630, 0.5: 0.619, 0.6: 0.585, 0.8: 0.539, 1.0: 0.385}
 """DeiT-T-1.25x in Fig. 3 of the paper (arXiv 2305.07027)."""
@@ -84,9 +89,12 @@ def request(variant: str, task: str) -> str:
 SETTINGS: dict[str, dict[str, Any]] = {
     "match": {"speedup": 1.25, "tolerance": 0.03},
     "macs": {},
-    "throughput": {"batch_size": 16, "repeats": 9},
-    "operators": {"batch_size": 16, "passes": 5},
+    "throughput": {"batch_size": 16, "half_width": 0.01},
+    "operators": {"batch_size": 16, "repeats": 3},
     "train": {"steps": 400, "batch_size": 64, "proxy": {"image_size": 32, "width": 48}},
+    "peaks": {"precision": "fp32"},
+    "batch_curve": {"largest": 64, "time_limit_s": 60.0},
+    "self_test": {"batch_size": 16, "runs": 4},
 }
 
 
@@ -103,32 +111,61 @@ def make_macs(width: int = 158) -> MacCount:
 
 
 def make_throughput(speed: float = 60.0, *, ratio: float | None = 1.25, seed: int = 0) -> Throughput:
-    seconds = 16 / speed * np.random.default_rng(seed).normal(1.0, 0.02, size=9)
+    seconds = 16 / speed * np.random.default_rng(seed).normal(1.0, 0.02, size=18)
     return Throughput(
         images_per_second=speed,
         images_per_second_low=speed * 0.975,
         images_per_second_high=speed * 1.02,
         seconds=tuple(float(value) for value in seconds),
+        calls_per_repeat=2,
+        latency_p90_s=None,
+        latency_p99_s=None,
         ratio=ratio,
         ratio_low=None if ratio is None else ratio - 0.02,
         ratio_high=None if ratio is None else ratio + 0.03,
         reference="base",
         group=("base", "mhsa_ratio=0.4"),
+        stopped_by="half-width",
+        protocol="evitlab",
         batch_size=16,
         image_size=(224, 224),
-        precision="fp32",
-        memory_format="contiguous",
-        folded=True,
-        execution="eager",
-        attention_path="as built",
         warmup_calls=2,
-        calls_per_repeat=1,
         load_average_before=0.4,
         load_average_after=1.1,
+        cpu_hz_before=2.1e9,
+        cpu_hz_after=None,
+        mode="eager",
+        **EXECUTION,
     )
 
 
-def make_profile(ratio: float = 0.4) -> OperatorProfile:
+EXECUTION: dict[str, Any] = {
+    "precision": "fp32",
+    "memory_format": "contiguous",
+    "folded": True,
+    "linear_library": "MKL",
+    "attention_path": "fused",
+}
+
+
+def make_peaks() -> Peaks:
+    return Peaks(
+        precision="fp32",
+        flops_per_second=5e11,
+        kernels={"torch.mm": 2.1e11, "oneDNN linear": 5e11, "3x3 convolution": 4.6e11},
+        bandwidths=(
+            Bandwidth(working_set_bytes=2**18, bytes_per_second=3.2e11),
+            Bandwidth(working_set_bytes=2**22, bytes_per_second=1.9e11),
+            Bandwidth(working_set_bytes=2**25, bytes_per_second=1.1e11),
+            Bandwidth(working_set_bytes=2**30, bytes_per_second=6e10),
+        ),
+        seconds_per_page_fault=2.5e-7,
+        seconds_per_dispatch=1.5e-6,
+    )
+
+
+def make_profile(ratio: float = 0.4, *, layers: int = 6) -> OperatorProfile:
+    """A DeiT-T at batch 16, its `layers` shared between MHSA and FFN by the ratio."""
     by_class = {
         "reshape and copy": 0.02 + 0.03 * ratio,
         "element-wise": 0.05 - 0.02 * ratio,
@@ -139,34 +176,134 @@ def make_profile(ratio: float = 0.4) -> OperatorProfile:
         "other": 0.002,
     }
     total = sum(by_class.values())
-    share = sum(by_class[name] for name in ("reshape and copy", "element-wise", "normalisation")) / total
+    share = sum(by_class[name] for name in MEMORY_BOUND) / total
+    with_macs = by_class["matrix product"] + by_class["convolution"]
+    operators = make_operators(by_class, ratio=ratio, layers=layers)
     return OperatorProfile(
         memory_bound_share=share,
         memory_bound_share_low=share - 0.012,
         memory_bound_share_high=share + 0.015,
         memory_bound_shares=(share - 0.01, share, share + 0.01),
+        roofline_memory_bound_share=1 - with_macs / total,
         seconds_by_class=by_class,
-        operators=(
-            OperatorTime(operator="aten::addmm", operator_class="matrix product", calls=48, seconds=0.16),
-            OperatorTime(operator="aten::copy_", operator_class="reshape and copy", calls=36, seconds=0.03),
-        ),
-        profiled_seconds=total,
-        wall_seconds=total * 0.95,
+        operators=operators,
+        between_seconds=0.012,
+        profiled_seconds=total + 0.012,
+        wall_seconds=total,
+        slowdown=(total + 0.012) / total,
+        page_faults=sum(row.page_faults for row in operators),
+        peaks=make_peaks(),
         batch_size=16,
         image_size=(224, 224),
-        folded=True,
+        **EXECUTION,
+    )
+
+
+TOKENS = 16 * 197 * 192  # numbers of one activation of DeiT-T at batch 16
+HIDDEN = 4 * TOKENS
+MAPS = 3 * 16 * 197 * 197
+
+# operator, class, part, step, calls, numbers moved, MACs; of one layer
+LAYER_OPERATORS = (
+    ("aten::addmm", "matrix product", "MHSA", "projections", 2, 6 * TOKENS, 4 * 192 * TOKENS),
+    ("aten::baddbmm", "matrix product", "MHSA", "scores", 1, 2 * TOKENS + MAPS, 64 * MAPS),
+    ("aten::bmm", "matrix product", "MHSA", "mixing", 1, 2 * TOKENS + MAPS, 64 * MAPS),
+    ("aten::_softmax", "softmax", "MHSA", "softmax", 1, 2 * MAPS, 0),
+    ("aten::copy_", "reshape and copy", "MHSA", "reshapes", 4, 8 * TOKENS, 0),
+    ("aten::addmm", "matrix product", "FFN", "", 2, 10 * TOKENS, 8 * 192 * TOKENS),
+    ("aten::gelu", "element-wise", "FFN", "", 1, 2 * HIDDEN, 0),
+)
+# the same of the whole network
+NETWORK_OPERATORS = (
+    ("aten::convolution", "convolution", "stem", "", 1, 2 * TOKENS, 768 * TOKENS),
+    ("aten::cat", "reshape and copy", "other", "", 1, 2 * TOKENS, 0),
+    ("aten::view", "reshape and copy", "other", "", 60, 0, 0),
+    ("aten::add", "element-wise", "other", "", 12, 36 * TOKENS, 0),
+    ("aten::native_layer_norm", "normalisation", "norm", "", 13, 26 * TOKENS, 0),
+    ("aten::cumsum", "other", "head", "", 1, 16_000, 0),
+)
+
+
+def make_operators(by_class: dict[str, float], *, ratio: float, layers: int) -> tuple[OperatorTime, ...]:
+    """Operators whose seconds add up to those of the classes."""
+    mhsa = round(2 * layers * ratio)
+    counts = {"MHSA": mhsa, "FFN": 2 * layers - mhsa}
+    found = [
+        (f"layers.{number}.{part.lower()}", (operator, name, part, *rest))
+        for operator, name, part, *rest in LAYER_OPERATORS
+        for number in range(counts[part])
+    ]
+    found += [("" if row[2] == "other" else row[2], row) for row in NETWORK_OPERATORS]
+    weights = [20_000 * row[4] + row[5] for _, row in found]  # a call takes time of its own
+    weight_of = {
+        name: sum(w for w, (_, row) in zip(weights, found, strict=True) if row[1] == name) for name in by_class
+    }
+    operators = []
+    for weight, (module, (operator, name, part, step, calls, numbers, macs)) in zip(weights, found, strict=True):
+        seconds = by_class[name] * weight / weight_of[name]
+        times = {"operator": operator, "operator_class": name, "module": module, "part": part, "step": step}
+        counted = {"calls": calls, "bytes": 4 * numbers, "macs": macs, "arithmetic": 2 * macs or numbers // 2}
+        operators.append(OperatorTime(seconds=seconds, page_faults=numbers / 2000, **times, **counted))
+    return tuple(sorted(operators, key=lambda row: -row.seconds))
+
+
+def make_curve(*, per_call: float = 0.006, per_image: float = 0.002, largest: int = 64) -> BatchCurve:
+    """A call costs a fixed time, or that of its images where this is longer."""
+    sizes = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
+    points = []
+    for size in sizes:
+        seconds = max(per_call, per_image * size) * (1 + 0.15 * (size == 64))
+        speed = size / seconds
+        spread = (0.98, 1.0, 1.01, 0.99, 1.03)
+        points.append(
+            BatchPoint(
+                batch_size=size,
+                seconds=tuple(seconds * factor for factor in spread),
+                images_per_second=speed,
+                images_per_second_low=speed * 0.98,
+                images_per_second_high=speed * 1.01,
+            )
+        )
+    return BatchCurve(
+        points=tuple(points),
+        overhead_bound_until=max((size for size in sizes if size * per_image <= per_call), default=None),
+        best_batch_size=max(points, key=lambda point: point.images_per_second).batch_size,
+        ended_by="largest asked",
+        end_reason=f"{largest} is the largest batch asked for",
+        image_size=(224, 224),
+        mode="eager",
+        **EXECUTION,
+    )
+
+
+def make_self_test(ratios: tuple[float, ...] = (1.002, 0.996, 1.011, 0.999)) -> SelfTest:
+    runs = tuple(
+        SelfTestRun(ratio=ratio, ratio_low=ratio - 0.005, ratio_high=ratio + 0.005, rounds=12, stopped_by="half-width")
+        for ratio in ratios
+    )
+    contained = sum(run.ratio_low <= 1 <= run.ratio_high for run in runs)
+    error = float(np.median([abs(ratio - 1) for ratio in ratios]))
+    return SelfTest(
+        runs=runs,
+        contained=contained,
+        median_error=error,
+        passed=contained >= 0.9 * len(runs) and error < 0.01,
+        batch_size=16,
+        image_size=(224, 224),
     )
 
 
 def make_match(width: int = 158) -> Match:
     return Match(
         speedup=1.25,
+        reference="base",
         tolerance=0.03,
         reached=True,
         ratio=1.26,
         ratio_low=1.24,
         ratio_high=1.28,
         width=width,
+        depths=(12,),
         base_config=make_config(width=192, size=224),
         matched_config=make_config(width=width, size=224),
         steps=(

@@ -16,21 +16,28 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "records",
-        "settings", "yamlfile",
-        "checks", "study", "store",
+        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
+        "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
     ],
     "reports": [
-        "report.tables", "report.figures", "report.html", "report.study_report", "report.zoo_tables", "progress",
+        "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
+        "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
+        "report.html", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
-    "networks": ["models.layers", "models.attention", "models.ffn", "models.network", "models.weights"],
+    "networks": [
+        "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
+    ],
     "environment": ["environment"],
     "tasks": [
-        "measure.inputs", "measure.intervals", "measure.macs", "measure.throughput", "measure.operators",
+        "measure.inputs", "measure.intervals", "measure.macs", "measure.execution",
+        "measure.clock", "measure.memory", "measure.rounds", "measure.throughput", "measure.self_test",
+        "measure.batch_curve",
+        "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
+        "measure.operators",
         "train.shapes", "train.data", "train.metrics", "train.loop",
     ],
-    "orchestration": ["subnetworks", "runner", "sweep"],
-    "entry": ["cli", "__main__"],
+    "orchestration": ["subnetworks", "runner", "sweep", "bench"],
+    "entry": ["cli_models", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],

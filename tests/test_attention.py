@@ -204,6 +204,13 @@ def test_the_published_paths_are_the_default():
 PATHS = {"deit_t": {"fused"}, "swin_t": {"explicit"}, "efficientvit_m0": {"explicit"}}
 
 
+@pytest.mark.parametrize("name", list(PATHS))
+@pytest.mark.parametrize("path", ["fused", "explicit"])
+def test_a_knob_chooses_the_path(name, path):
+    model = build_model(make_tiny(name, attention_path=path))
+    assert {module.path for module in model.modules() if isinstance(module, Attend)} == {path}
+
+
 def test_paths_are_restored():
     layers = nn.ModuleList(make_layer(make_config(), "tokens") for _ in range(3))
     layers[1].attend.path = "explicit"

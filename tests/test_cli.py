@@ -169,8 +169,8 @@ def test_list_shows_every_network_and_knob(tmp_path):
         (["run", "tiny.yaml", "--device", "tpu"], "error: device must be cpu, cuda or cuda:N, but got name='tpu'"),
         (["run", "tiny.yaml", "--results", "file"], "error: file"),
         (["run", "tiny.yaml", "--results", "/proc/none"], "error: /proc/none"),
-        (["show", "nothing"], "error: results: no results of a study 'nothing' (there are: none)"),
-        (["report", "../tiny"], "error: results: no results of a study '../tiny'"),
+        (["show", "nothing"], "error: results: no results of 'nothing' (there are: none)"),
+        (["report", "../tiny"], "error: results: no results of '../tiny'"),
         (["run"], "Missing argument 'STUDY'"),
         (["rum"], "No such command 'rum'"),
     ],
@@ -188,7 +188,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.replace('"schema":1', '"schema":2', 1), "schema 2 is newer than 1"),
+        (lambda text: text.replace('"schema":2', '"schema":3', 1), "schema 3 is newer than 2"),
         (lambda text: "garbage\n" + text, "line 1"),
         (lambda text: text.replace('"seed":0', '"seed":"x"', 1), "seed: "),
     ],

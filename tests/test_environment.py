@@ -16,13 +16,17 @@ from pydantic import TypeAdapter
 
 from evitlab import environment
 from evitlab.environment import (
+    cpu_hz,
     cpu_model,
     describe_environment,
+    linear_library,
     load_average,
+    pin_threads,
     resolve_device,
     seeded,
     tune_allocator,
 )
+from evitlab.problems import UserError
 from evitlab.records import Environment
 
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -264,3 +268,87 @@ def test_load_average(monkeypatch):
     assert load_average() == 1.5
     monkeypatch.delattr(os, "getloadavg")
     assert load_average() is None
+
+
+def test_threads_are_pinned_and_read_back(threads):
+    assert pin_threads(None) == threads
+    for count in (2, 1):
+        assert pin_threads(count) == torch.get_num_threads() == count
+    with pytest.raises(UserError, match="threads must be at least 1, but got count=0"):
+        pin_threads(0)
+
+
+@pytest.fixture
+def two_cores(monkeypatch, tmp_path):
+    """Cores 1 and 2 are ours; the folder takes the files of core frequencies."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2}, raising=False)
+    monkeypatch.setattr(environment, "CPU_FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_clock_is_the_mean_of_the_usable_cores(two_cores):
+    for core, kilohertz in enumerate((1_000_000, 2_000_000, 3_000_000)):
+        folder = two_cores / f"cpu{core}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text(f"{kilohertz}\n")
+    assert cpu_hz() == 2.5e9
+
+
+CPUINFO = """processor\t: 0
+cpu MHz\t\t: 1000.0
+
+processor\t: 1
+cpu MHz\t\t: 2000.5
+
+processor\t: 2
+cpu MHz\t\t: 3000
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "hertz"), [(CPUINFO, 2500.25e6), ("processor\t: 0\nFeatures\t: fp asimd\n", None), (None, None)]
+)
+def test_clock_is_else_that_of_cpuinfo(two_cores, monkeypatch, text, hertz):
+    read = Path.read_text
+
+    def read_text(path):
+        if path != Path("/proc/cpuinfo"):
+            return read(path)
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert cpu_hz() == (hertz and pytest.approx(hertz))
+
+
+CPU = torch.device("cpu")
+
+
+def test_linear_layers_run_by_what_torch_was_built_with(monkeypatch):
+    assert (linear_library(CPU, "torch") == "MKL") is torch.backends.mkl.is_available()
+    assert linear_library(CPU, "onednn") == "oneDNN"
+    assert linear_library(torch.device("cuda", 0), "torch") in ("cuBLAS", "hipBLAS")
+    for built, name in (("BLAS_INFO=open, X=1", "OpenBLAS"), ("BLAS_INFO=nvpl", "nvpl"), ("", "not known")):
+        monkeypatch.setattr(torch.__config__, "show", lambda built=built: built)
+        assert linear_library(CPU, "torch") == name
+
+
+LOW = """
+import torch
+from evitlab.environment import linear_library
+
+with torch.inference_mode(), torch.autocast("cpu", dtype={"bf16": torch.bfloat16, "fp16": torch.float16}["PRECISION"]):
+    torch.nn.Linear(64, 64)(torch.randn(64, 64))
+print(linear_library(torch.device("cpu"), "torch", precision="PRECISION"))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs a torch with oneDNN")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_runs_by_onednn_where_it_can(precision):
+    # oneDNN itself says whether it ran, when asked to at the start of a process.
+    code, variables = LOW.replace("PRECISION", precision), os.environ | {"ONEDNN_VERBOSE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
+    ran = any(line.startswith("onednn_verbose") and ",matmul," in line for line in done.stdout.splitlines())
+    assert done.stdout.splitlines()[-1] == ("oneDNN" if ran else "torch")

@@ -7,10 +7,12 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from fake_records import PAPER, fail, make_profile, make_record, make_study, requests
+from fake_records import PAPER, fail, make_study, requests
 from matplotlib.image import imread
+from matplotlib.text import Text
 
-from evitlab.report.figures import MEMORY_BOUND, memory_bound_bars, throughput_accuracy, to_png
+from evitlab.report.figures import throughput_accuracy
+from evitlab.report.frame import name_points, start_figure, to_png
 from evitlab.report.tables import study_table
 
 STUDY = make_study()
@@ -24,9 +26,7 @@ def table_of(records, *, wanted=None, paper=None):
 
 def draw(table):
     figure = throughput_accuracy(table, title="A question", proxy_note=NOTE, paper_note="paper, ImageNet")
-    image = imread(io.BytesIO(to_png(figure)))  # lays it out: a layout that collapses is a warning, so an error
-    assert image.shape[0] > 300
-    assert image.shape[1] > 1000
+    figure.draw_without_rendering()  # lays it out: a layout that collapses is a warning, so an error
     return figure
 
 
@@ -169,45 +169,12 @@ def test_one_variant_and_one_seed_is_a_figure():
     assert len(figure.axes) == 3
 
 
-def test_bars_are_shares_of_the_classes_memory_bound_first():
-    figure = memory_bound_bars(STUDY, title="Time", subtitle=NOTE)
-    to_png(figure)
-    (axes,) = figure.axes
-    profile = make_profile(0.4)
-    variants = [label.get_text() for label in axes.get_yticklabels()]
-    row = variants.index("mhsa_ratio=0.4")
-    total = sum(profile.seconds_by_class.values())
-    names = [container.get_label().removesuffix(" (memory-bound)") for container in axes.containers]
-    assert tuple(names[:3]) == MEMORY_BOUND
-    assert set(names) == set(profile.seconds_by_class)
-    for name, container in zip(names, axes.containers, strict=True):
-        assert container[row].get_width() == pytest.approx(100 * profile.seconds_by_class[name] / total)
-    assert container[row].get_x() + container[row].get_width() == pytest.approx(100)
-    assert axes.texts[row].get_text() == f"{100 * profile.memory_bound_share:.1f}%"
-    assert variants == ["base", *PAPER_BY_NAME]
-    assert words(figure) == f"Time {NOTE}"
-    assert [c.get_label().endswith("(memory-bound)") for c in axes.containers] == [True] * 3 + [False] * 4
-
-
-def test_bars_leave_failed_profiles_out_and_keep_new_classes():
-    odd = replace(make_profile(0.4), seconds_by_class={"sorting": 1.0, "normalisation": 3.0})
-    records = [make_record("operators", odd), fail(make_record("operators", odd, variant="broken"), "no")]
-    (axes,) = memory_bound_bars(records, title="Time").axes
-    assert [container.get_label() for container in axes.containers] == ["normalisation (memory-bound)", "sorting"]
-    assert len(axes.containers[0]) == 1
-    assert axes.containers[0][0].get_width() == pytest.approx(75)
-
-
-def test_bars_of_nothing_say_so():
-    figure = memory_bound_bars([], title="Time")
-    to_png(figure)
-    assert "no operator profile measured yet" in words(figure)
-    assert not figure.axes
-
-
 def test_equal_figures_have_equal_bytes_without_date_or_version():
     first, second = (to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE)) for _ in "ab")
     assert first == second
+    height, width, _ = imread(io.BytesIO(first)).shape
+    assert height > 300
+    assert width > 1000
     assert first.startswith(b"\x89PNG")
     assert b"tEXt" not in first
     assert b"atplotlib" not in first
@@ -223,8 +190,11 @@ def test_settings_of_the_user_are_neither_used_nor_changed():
 
 def test_no_figure_is_left_with_pyplot_and_torch_is_not_imported():
     code = (
-        "import sys; from fake_records import *; from evitlab.report import figures, html, tables\n"
-        "figures.to_png(figures.memory_bound_bars(make_study(), title='t'))\n"
+        "import sys; from fake_records import *\n"
+        "from evitlab.report import figures, html, profile_figures, profile_tables, timing_figures, timing_tables\n"
+        "from evitlab.report.frame import to_png\n"
+        "to_png(profile_figures.roofline_plot(make_profile(), title='t'))\n"
+        "to_png(timing_figures.batch_curve_plot({'a': make_curve()}))\n"
         "import matplotlib.pyplot as plt; print(plt.get_fignums(), 'torch' in sys.modules)"
     )
     tests = Path(__file__).parent
@@ -237,3 +207,47 @@ def test_no_figure_is_left_with_pyplot_and_torch_is_not_imported():
         env={"PYTHONPATH": f"{tests.parent}:{tests}", "HOME": "/nonexistent", "MPLCONFIGDIR": mpl.get_configdir()},
     )
     assert result.stdout.strip() == "[] False", result.stderr
+
+
+def write_names(names, *, avoid):
+    figure = start_figure(6, 4, title="", subtitle="")
+    axes = figure.add_subplot()
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 10)
+    figure.draw_without_rendering()
+    name_points(axes, names, avoid=np.asarray(avoid, dtype=float).reshape(-1, 2))
+    figure.draw_without_rendering()
+    return axes, [text_box(text) for text in axes.texts]
+
+
+def text_box(text):
+    return Text.get_window_extent(text)  # an annotation's own has its line in it
+
+
+def test_names_cover_neither_one_another_nor_points_and_stay_inside():
+    crowd = [(x, y) for x in (4.8, 5.0, 5.2) for y in (4.9, 5.0, 5.1)]
+    names = [(x, y, f"operator {number}") for number, (x, y) in enumerate(crowd)]
+    axes, boxes = write_names([*names, (9.9, 9.9, "in the corner")], avoid=crowd)
+    dots = axes.transData.transform(crowd)
+    frame = axes.get_window_extent()
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+        assert not box.count_contains(dots)
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        assert box.y1 <= frame.y1
+    assert [text.get_text() for text in axes.texts][-1] == "in the corner"
+
+
+def test_a_name_alone_stands_beside_its_point():
+    axes, (box,) = write_names([(5, 5, "alone")], avoid=[(5, 5)])
+    x, y = axes.transData.transform((5, 5))
+    assert not box.contains(x, y)
+    assert box.padded(30).contains(x, y)
+
+
+def test_a_name_gives_way_to_a_point_that_only_it_would_cover():
+    axes, (free,) = write_names([(5, 5, "a long name")], avoid=[(5, 5)])
+    corner = axes.transData.inverted().transform((free.x1 - 3, free.y1 - 3))
+    _, (box,) = write_names([(5, 5, "a long name")], avoid=[(5, 5), corner])
+    assert not box.contains(free.x1 - 3, free.y1 - 3)

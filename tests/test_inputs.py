@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from evitlab.measure.batch_curve import measure_batch_curve
 from evitlab.measure.inputs import copy_for_inference, height_and_width, is_folded, random_images
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
+from evitlab.measure.self_test import run_self_test
 from evitlab.measure.throughput import measure_throughput
+from evitlab.measurements import Bandwidth, Peaks
 from evitlab.models.layers import ConvNorm
 
 
@@ -33,12 +36,23 @@ def small_net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, 2))
 
 
+PEAKS = Peaks(
+    precision="fp32",
+    flops_per_second=1e11,
+    kernels={},
+    bandwidths=(Bandwidth(working_set_bytes=1 << 20, bytes_per_second=1e10),),
+    seconds_per_page_fault=1e-7,
+    seconds_per_dispatch=1e-6,
+)
+
 TASKS = {
     "macs": lambda model: count_macs(model, image_size=8),
     "throughput": lambda model: measure_throughput(
         {"a": model, "b": model}, batch_size=1, image_size=8, min_rounds=2, max_rounds=2
     ),
-    "operators": lambda model: profile_operators(model, batch_size=1, image_size=8, repeats=2),
+    "batch_curve": lambda model: measure_batch_curve(model, image_size=8, largest=2, time_limit_s=0.1),
+    "self_test": lambda model: run_self_test(model, batch_size=1, image_size=8, runs=1, time_limit_s=0.1),
+    "operators": lambda model: profile_operators(model, peaks=PEAKS, batch_size=1, image_size=8, repeats=2),
 }
 
 

@@ -105,6 +105,12 @@ def test_depthwise(value):
         check(depthwise=value)
 
 
+@pytest.mark.parametrize("value", ["flash", True, 0])
+def test_attention_path(value):
+    with pytest.raises(KnobError, match=r"^attention_path must be one of fused, explicit, or null .*, but got "):
+        check(attention_path=value)
+
+
 @pytest.mark.parametrize("value", [0, 1025, None, 7.0, [7, 7]])
 def test_window_size(value):
     with pytest.raises(KnobError, match=r"^window_size must be an integer from 1 to 1024, but got "):
@@ -114,6 +120,7 @@ def test_window_size(value):
 def test_what_is_allowed_is_accepted():
     edges = {name: [low, high, (low + high) / 2] for name, (_, low, high) in NUMBERS.items()}
     edges |= CHOICES | {"depthwise": [True, False], "image_size": [16, 4096, (16, 64), [4096, 16]]}
+    edges |= {"attention_path": ["fused", "explicit", None]}
     edges |= {"qk_dim": [1, 1024, None], "sandwich": [1, 16, None], "width": [1, 8192], "depth": [1, 200]}
     edges |= {"num_heads": [1, 256], "num_classes": [1, 100_000], "patch_size": [1, 64], "window_size": [1, 1024]}
     assert set(edges) == set(KNOBS)

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from evitlab.records import TrainResult
+from evitlab.measurements import TrainResult
 from evitlab.train.data import DataSet, Images, load_data, scale_pixels
 from evitlab.train.loop import TrainRecipe, draw_batches, draw_xavier, evaluate, learning_rate_at, train
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from fake_records import make_record, make_throughput
 
-from evitlab.records import MEASUREMENTS, RECORD, digest, record_key
+from evitlab.measurements import MEASUREMENTS
+from evitlab.records import RECORD, digest, record_key
 
 RECORDED = make_record("throughput", make_throughput(1.0))
 WORK = {
@@ -54,4 +55,6 @@ def test_a_record_comes_back_from_its_line():
     assert "\n" not in line
     back = RECORD.validate_json(line, strict=True)
     assert back.to_json() == line
-    assert set(MEASUREMENTS) == {"macs", "throughput", "operators", "match", "train"}
+    assert set(MEASUREMENTS) == {
+        "macs", "throughput", "operators", "match", "train", "peaks", "batch_curve", "self_test",
+    }  # fmt: skip

@@ -6,8 +6,9 @@ import pytest
 
 from evitlab import runner
 from evitlab.environment import describe_environment
+from evitlab.measurements import MEASUREMENTS, Bandwidth, Peaks
+from evitlab.models.config import config_from_dict
 from evitlab.models.zoo import make_config
-from evitlab.records import MEASUREMENTS
 from evitlab.runner import Lab, find_missing, list_work, make_proxy, run_variants
 from evitlab.store import measured, read_records
 from evitlab.study import Work, load_study
@@ -26,6 +27,15 @@ tasks:
   train: {train_images: 32, val_images: 32, seeds: [0, 1], recipe: {steps: 1, batch_size: 8, evaluations: 1}}
 """
 
+PEAKS = Peaks(
+    precision="fp32",
+    flops_per_second=1e11,
+    kernels={"mm": 1e11},
+    bandwidths=(Bandwidth(working_set_bytes=1 << 20, bytes_per_second=1e10),),
+    seconds_per_page_fault=1e-7,
+    seconds_per_dispatch=1e-6,
+)
+
 
 @pytest.fixture
 def make_lab(tmp_path):
@@ -36,6 +46,7 @@ def make_lab(tmp_path):
             study=load_study(path),
             folder=tmp_path / "results",
             environment=describe_environment("cpu"),
+            peaks=lambda precision: PEAKS,
             on_progress=progress,
             records=read_records(tmp_path / "results"),
         )
@@ -180,6 +191,38 @@ def test_the_proxy_is_scaled_as_the_network_was(make_lab):
     variant = lab.study.variants()[1]
     proxy = make_proxy(lab.study, variant, variant.resize(36))  # 36 / 48 of the width
     assert proxy == make_config("deit_t", mhsa_ratio=1, depth=2, width=18, image_size=64, patch_size=16, num_classes=16)
+
+
+def test_the_proxy_loses_blocks_where_matching_took_some(make_lab):
+    text = TINY.replace("seeds: [0, 1]", "seeds: [0], proxy: {width: 24, image_size: 64, patch_size: 16}")
+    lab = make_lab(text)
+    variant = lab.study.variants()[1]
+    shallow = variant.with_knobs(depth=1).resize(36)
+    proxy = make_proxy(lab.study, variant, shallow)
+    assert proxy == make_config("deit_t", mhsa_ratio=1, depth=1, width=18, image_size=64, patch_size=16, num_classes=16)
+    assert sum(len(block.layers) for block in proxy.stages[0].blocks) == 2  # one block's attention and FFN
+
+
+OWN = """
+match: {speedup: 1.2, reference: own, max_measurements: 1, tolerance: 0.4}
+"""
+
+
+def test_each_variant_is_timed_in_turn_with_the_network_it_starts_from(make_lab):
+    other = "{name: deit_t, width: 24, depth: 1, image_size: 32, patch_size: 8, num_classes: 8}"
+    text = TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", f"grid: {{base: [{other}], mhsa_ratio: [1]}}")
+    lab = make_lab(text.split("  train:")[0] + OWN)
+    rows = lab.study.rows()
+    assert rows[0].name == "base"
+    reference, variant = rows[1].name, rows[2].name
+    run_variants(lab, rows)
+    timed = {r.variant: measured(r) for r in lab.records if r.task == "throughput"}
+    assert timed[variant].reference == reference
+    assert timed[reference].ratio is None
+    match = next(measured(r) for r in lab.records if r.task == "match")
+    assert match.reference == reference
+    assert config_from_dict(match.base_config) == rows[1].make_config()
+    assert find_missing(lab, rows) == []
 
 
 def test_without_a_proxy_the_matched_network_itself_is_trained(make_lab):

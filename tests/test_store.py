@@ -11,7 +11,8 @@ import pytest
 from fake_records import fail, make_macs, make_record, make_study, make_throughput, make_training
 
 from evitlab import store
-from evitlab.records import Throughput
+from evitlab.measurements import Throughput
+from evitlab.records import SCHEMA
 from evitlab.store import StoreError
 
 RECORD = make_record("macs", make_macs())
@@ -269,8 +270,9 @@ def test_a_folder_not_writable_is_named(tmp_path, monkeypatch):
         ),
         (changed(task="heads"), r"line 2: task: must be one of macs, throughput, .*, but got 'heads'"),
         (changed(measurement=None), r"line 2: measurement\.the whole: must be a mapping, but got None"),
-        (changed(schema=0), r"line 2: schema: must be 1, but got 0"),
-        (changed(schema="x"), r"line 2: schema: must be 1, but got 'x'"),
+        (changed(schema=0), rf"line 2: schema: must be {SCHEMA}, but got 0"),
+        (changed(schema=1), rf"line 2: schema 1 is older than {SCHEMA}: move the file away and measure again"),
+        (changed(schema="x"), rf"line 2: schema: must be {SCHEMA}, but got 'x'"),
         (
             changed(measurement={"macs": "many"}),
             r"line 2: measurement\.macs: must be a valid integer",
@@ -294,9 +296,11 @@ def test_a_wrong_line_is_named_and_nothing_is_changed(tmp_path, line, message):
 
 
 def test_a_newer_schema_asks_for_an_update(tmp_path):
-    path = write_lines(tmp_path, changed(), changed(schema=2, unheard_of="field"))
+    path = write_lines(tmp_path, changed(), changed(schema=SCHEMA + 1, unheard_of="field"))
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"line 2: schema 2 is newer than 1: update evitlab to read it"):
+    with pytest.raises(
+        StoreError, match=rf"line 2: schema {SCHEMA + 1} is newer than {SCHEMA}: update evitlab to read it"
+    ):
         store.read_records(tmp_path)
     assert path.read_bytes() == before
 

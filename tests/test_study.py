@@ -65,6 +65,57 @@ def test_named_variants_change_the_base_or_replace_it(write):
     assert small.make_config() == make_config("efficientvit_m0")
 
 
+def test_a_base_may_be_among_what_is_crossed(write):
+    grid = "grid:\n  base: [deit_t, {name: swin_t, attention_path: fused}]\n  mhsa_ratio: [0.5]"
+    first, second = load_study(write(GOOD.replace("grid:\n  mhsa_ratio: [0, 0.5]", grid))).variants()
+    assert first.name == "base=deit_t, mhsa_ratio=0.5"
+    assert second.name == "base=swin_t attention_path=fused, mhsa_ratio=0.5"
+    assert first.make_config() == make_config("deit_t", mhsa_ratio=0.5)
+    assert second.make_config() == make_config("swin_t", mhsa_ratio=0.5, attention_path="fused")
+    assert first.reference == second.reference == "base"
+
+
+OWN = GOOD.replace("speedup: 1.25", "speedup: 1.25, reference: own").replace(
+    "grid:\n  mhsa_ratio: [0, 0.5]",
+    "grid:\n  base: [deit_t, {name: swin_t, attention_path: fused}]\n  speedup: [1.25, 1.5]",
+)
+
+
+def test_speed_may_be_compared_with_the_network_that_a_variant_starts_from(write):
+    study = load_study(write(OWN))
+    assert list(study.references) == ["base", "swin_t attention_path=fused"]
+    assert [(v.reference, v.speedup) for v in study.variants()] == [
+        ("base", 1.25), ("base", 1.5), ("swin_t attention_path=fused", 1.25), ("swin_t attention_path=fused", 1.5),
+    ]  # fmt: skip
+    assert [row.name for row in study.rows()][:2] == list(study.references)
+    assert study.references["swin_t attention_path=fused"].make_config() == make_config(
+        "swin_t", attention_path="fused"
+    )
+    tasks = [task for variant, task in study.requests() if variant == "swin_t attention_path=fused"]
+    assert tasks == ["macs", "throughput"]
+
+
+def test_a_request_knows_the_target_and_the_reference(write):
+    ours = load_study(write(OWN)).requests()
+    faster = load_study(write(OWN.replace("[1.25, 1.5]", "[1.3, 1.5]"))).requests()
+    first, second = "base=deit_t, speedup=1.5", "base=deit_t, speedup=1.25"
+    assert ours[first, "match"] == faster[first, "match"]
+    assert ours[second, "match"] not in faster.values()
+    elsewhere = load_study(write(OWN.replace("reference: own", "reference: base"))).requests()
+    name = "base=swin_t attention_path=fused, speedup=1.5"
+    assert ours[name, "throughput"] != elsewhere[name, "throughput"]
+
+
+def test_a_relative_speed_is_asked_anew_when_the_base_changes(write):
+    text = GOOD.replace("match: {speedup: 1.25}\n", "").replace("mhsa_ratio: [0, 0.5]", "base: [swin_t]")
+    ours, theirs = (
+        load_study(write(text.replace("base: deit_t", f"base: {base}"))).requests()
+        for base in ("deit_t", "efficientvit_m0")
+    )
+    changed = {task for (variant, task) in ours if variant != "base" and ours[variant, task] != theirs[variant, task]}
+    assert changed == {"throughput"}
+
+
 def test_resize_keeps_every_knob_and_the_proportion_of_the_stages(write):
     text = GOOD.replace("base: deit_t", "base: swin_t").replace(
         ", proxy: {image_size: 32, patch_size: 8, width: 48}", ""
@@ -127,6 +178,13 @@ def test_seed_is_added_to_the_trainings(write):
             "base: {name: deit_t, num_heads: 5}",
             "base: num_heads must divide width, but got num_heads=5",
         ),
+        ("mhsa_ratio: [0, 0.5]", "speedup: [1.5, 0]", "speedup=0: speedup must be a number above 0, but got 0"),
+        ("mhsa_ratio: [0, 0.5]", "base: [deit_s]", r"unknown network 'deit_s'; did you mean deit_t\?"),
+        (
+            "speedup: 1.25",
+            "speedup: 1.25, reference: mine",
+            "match.reference: must be 'base' or 'own', but got 'mine'",
+        ),
         ("base: deit_t", "base: {nam: deit_t}", "base: unknown network None"),
         ("question: Which?", "quest: Which?", "quest: unknown; did you mean question"),
         ("question: Which?", "", "question: required, but missing"),
@@ -167,6 +225,28 @@ def test_every_mistake_names_field_value_and_rule(write, old, new, expected):
     assert old in GOOD
     found = problems_of(write(GOOD.replace(old, new)))
     assert any(re.search(expected, problem) for problem in found), found
+
+
+def test_a_target_of_its_own_needs_a_way_to_reach_it(write):
+    text = GOOD.replace("match: {speedup: 1.25}\n", "").replace("mhsa_ratio: [0, 0.5]", "speedup: [1.5]")
+    assert problems_of(write(text)) == [
+        "speedup=1.5: speedup needs match, which says how to reach it, but there is none"
+    ]
+
+
+def test_no_row_has_the_name_of_a_reference(write):
+    grid = "grid:\n  mhsa_ratio: [0, 0.5]"
+    text = GOOD.replace(grid, "variants: {swin_t: {base: deit_t}, b: {base: swin_t}}").replace(
+        "1.25}", "1.25, reference: own}"
+    )
+    assert problems_of(write(text)) == ["variants.swin_t: this is the name of a reference's own row; choose another"]
+
+
+def test_depth_that_matching_sets_must_not_vary(write):
+    text = GOOD.replace("1.25}", "1.25, scale: width and depth}").replace("mhsa_ratio: [0, 0.5]", "depth: [6, 12]")
+    assert problems_of(write(text)) == [
+        "match: sets the depth of every variant, so grid and variants must not change depth"
+    ]
 
 
 def test_no_tasks_is_an_error(write):

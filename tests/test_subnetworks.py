@@ -9,7 +9,7 @@ from evitlab import subnetworks
 from evitlab.models.network import build_model
 from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.study import Variant
-from evitlab.subnetworks import choose_width, match_throughput
+from evitlab.subnetworks import choose_width, match_throughput, scale_depths
 
 KNOBS = {"depth": 2, "image_size": 32, "patch_size": 8, "num_classes": 4, "width": 96}
 BASE = Variant(name="base", network="deit_t", knobs=KNOBS, changes={})
@@ -40,8 +40,8 @@ def clock(monkeypatch):
 
 def match_all(variants, speedup: float, **settings):
     return match_throughput(
-        build_model(BASE.make_config(), seed=0),
-        variants,
+        {"base": build_model(BASE.make_config(), seed=0)},
+        [replace(variant, speedup=speedup) for variant in variants],
         settings=MatchSettings(speedup=speedup, **settings),
         timing=ThroughputSettings(batch_size=1),
         device="cpu",
@@ -102,6 +102,72 @@ def test_prefers_coarse_widths_where_they_are_near_enough():
 def test_never_measures_a_width_twice_and_ends():
     assert choose_width({162: 1.3, 164: 1.2}, 1.25, step=2, tolerance=0.001, tried={162, 164, 166}) is None
     assert choose_width({2: 1.1}, 9.0, step=2, tolerance=0.02, tried={2}) == 4
+
+
+def test_each_variant_has_its_own_reference_and_target(monkeypatch):
+    """A law in seconds: a network takes its width squared, whatever it is compared with."""
+    small = replace(BASE, name="small", knobs={**KNOBS, "width": 48})
+    seen = []
+
+    def measure_throughput(models, *, references, **settings):
+        seen.append((set(models), dict(references)))
+        widths = {name: model.config.stages[0].width for name, model in models.items()}
+        ratios = {name: (widths[other] / widths[name]) ** 2 for name, other in references.items()}
+        return {name: replace(SPEED, ratio=r, ratio_low=r, ratio_high=r) for name, r in ratios.items()}
+
+    monkeypatch.setattr(subnetworks, "measure_throughput", measure_throughput)
+    found = match_throughput(
+        {variant.name: build_model(variant.make_config(), seed=0) for variant in (BASE, small)},
+        [
+            replace(BASE, name="a", speedup=1.44),
+            replace(small, name="b", reference="small", speedup=1.0),
+        ],
+        settings=MatchSettings(speedup=9.0, tolerance=0.01),
+        timing=ThroughputSettings(batch_size=1),
+        device="cpu",
+        seed=0,
+    )
+    assert (found["a"].width, found["a"].speedup, found["a"].reference) == (80, 1.44, "base")  # 96 / sqrt(1.44)
+    assert (found["b"].width, found["b"].speedup, found["b"].reference) == (48, 1.0, "small")
+    assert len(seen) > 1, "b is there at once, a is not"
+    for models, references in seen:
+        assert models == set(references) | set(references.values())
+
+
+def test_depth_takes_half_of_the_speedup_when_asked(clock):
+    """At 2.25x, half of the logarithm is a factor of 1.5: eight blocks become round(8 / 1.5) = 5."""
+    clock(lambda width: (width / 96) ** -1.4 * 1.6)
+    deep = replace(BASE, name="one", knobs={**KNOBS, "depth": 8})
+    base = replace(BASE, knobs={**KNOBS, "depth": 8})
+    settings = MatchSettings(speedup=2.25, scale="width and depth")
+    timing = ThroughputSettings(batch_size=1)
+    found = match_throughput(
+        {"base": build_model(base.make_config(), seed=0)},
+        [replace(deep, speedup=2.25)],
+        settings=settings,
+        timing=timing,
+        device="cpu",
+        seed=0,
+    )["one"]
+    assert found.depths == (5,)
+    assert len(found.matched_config["stages"][0]["blocks"]) == 5
+    assert found.reached
+    assert found.matched_config == deep.with_knobs(depth=5).resize(found.width).to_dict()
+
+
+def test_stages_keep_a_block_each():
+    assert scale_depths([2, 2, 6, 2], 0.1) == [1, 1, 1, 1]
+    assert scale_depths([2, 2, 6, 2], 1.5) == [3, 3, 9, 3]
+    assert scale_depths([12], 0.5) == 6
+
+
+def test_depth_is_the_knob_however_the_blocks_are_cut():
+    """Without FFNs every layer is a block of its own."""
+    only_attention = replace(BASE, knobs={**KNOBS, "depth": 8, "mhsa_ratio": 1})
+    assert len(only_attention.make_config().stages[0].blocks) == 16
+    assert only_attention.depths == [8]
+    assert replace(BASE, network="swin_t", knobs={}).depths == [2, 2, 6, 2]
+    assert replace(BASE, network="swin_t", knobs={"depth": 3}).depths == [3, 3, 3, 3]
 
 
 def test_really_measured_on_small_networks():

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_runner import TINY
+from test_runner import PEAKS, TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
@@ -29,6 +29,7 @@ def make_lab(tmp_path):
             study=load_study(path),
             folder=tmp_path / "results",
             environment=describe_environment("cpu"),
+            peaks=lambda precision: PEAKS,
             on_progress=lambda work, share: None,
             records=read_records(tmp_path / "results"),
         )

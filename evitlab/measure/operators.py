@@ -1,205 +1,192 @@
-"""Where the time of a forward pass goes: self time of every `aten` operator, by the paper's classes.
+"""Where the time of a forward pass goes: by operator, by part of the network, and by the paper's classes.
 
-Source: Liu et al., EfficientViT, CVPR 2023, Sec. 2.1 and Fig. 2. The paper calls reshaping, element-wise
-addition, copying and normalisation memory-bound; so does this module, for the classes in `MEMORY_BOUND`. A
-class says what an operator does; it is not a measured bound.
+Source: Liu et al., EfficientViT, CVPR 2023, Sec. 2.1 and Fig. 2; the classes are those of `evitlab.measure.classes`.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from statistics import median
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from statistics import mean, median
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
-from evitlab.environment import resolve_device, synchronize
-from evitlab.measure.inputs import copy_for_inference, height_and_width, is_folded, random_images
+from evitlab.bounds import judge
+from evitlab.environment import resolve_device
+from evitlab.measure.classes import OPERATOR_CLASSES, OTHER, classify
+from evitlab.measure.dispatch import Call, label_modules, record_calls
+from evitlab.measure.execution import Prepared, prepare
+from evitlab.measure.inputs import height_and_width
 from evitlab.measure.intervals import median_interval
-from evitlab.records import MEMORY_BOUND, OperatorProfile, OperatorTime
+from evitlab.measure.parts import find_parts, find_products, name_step
+from evitlab.measure.passes import (
+    ProfiledPass,
+    keep_middle,
+    make_profiler,
+    quiet_profiler,
+    take_turns,
+    time_pass,
+)
+from evitlab.measurements import OperatorProfile, OperatorTime, Peaks
+from evitlab.problems import UserError
+from evitlab.settings import Execution
 
 WARMUP_PASSES = 3
-OTHER = "other"
-
-# fmt: off
-OPERATOR_CLASSES: dict[str, tuple[str, ...]] = {
-    # Views, which cost their dispatch, and allocation, also where it makes room for a convolution's result.
-    "reshape and copy": (
-        "view", "_unsafe_view", "view_as", "reshape", "reshape_as", "_reshape_alias", "flatten", "unflatten",
-        "transpose", "t", "numpy_T", "mT", "matrix_H", "permute", "movedim", "squeeze", "unsqueeze", "expand",
-        "expand_as", "broadcast_to", "as_strided", "select", "slice", "narrow", "diagonal", "detach", "split",
-        "split_with_sizes", "chunk", "unbind", "unfold", "alias", "lift_fresh", "resolve_conj", "resolve_neg",
-        "copy", "_to_copy", "to", "clone", "contiguous", "cat", "stack", "repeat", "tile", "roll", "flip",
-        "pad", "constant_pad_nd", "index", "index_select", "index_put", "_index_put_impl", "gather",
-        "im2col", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "empty",
-        "empty_like", "empty_strided", "new_empty", "resize", "set", "zeros", "zeros_like", "new_zeros",
-        "zero", "fill", "full", "full_like", "ones", "ones_like", "arange", "scalar_tensor", "item",
-        "_local_scalar_dense",
-    ),
-    # Additions and activations; pooling and other reductions too, which touch each number once.
-    "element-wise": (
-        "add", "sub", "rsub", "mul", "div", "neg", "pow", "sqrt", "rsqrt", "exp", "log", "reciprocal", "abs",
-        "sin", "cos", "floor", "floor_divide", "remainder", "bitwise_not", "addcmul", "where", "all",
-        "isneginf", "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "maximum", "minimum", "clamp",
-        "clamp_min", "clamp_max", "relu", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh",
-        "sigmoid", "tanh", "elu", "leaky_relu", "mish", "softplus", "prelu", "_prelu_kernel", "dropout",
-        "feature_dropout", "mean", "sum", "amax", "amin", "max", "var", "avg_pool2d", "adaptive_avg_pool2d",
-        "_adaptive_avg_pool2d", "max_pool2d", "max_pool2d_with_indices", "mkldnn_max_pool2d",
-    ),
-    "normalisation": (
-        "batch_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm",
-        "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm",
-        "group_norm", "native_group_norm", "instance_norm", "rms_norm", "_fused_rms_norm",
-        "linalg_vector_norm",
-    ),
-    "softmax": ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"),
-    # Fused attention is one kernel: both products and the softmax between them.
-    "matrix product": (
-        "linear", "addmm", "_addmm_activation", "mm", "bmm", "baddbmm", "matmul", "addmv", "mv", "dot",
-        "einsum", "mkldnn_linear", "_mkl_linear", "bilinear", "scaled_dot_product_attention",
-        "_fused_sdp_choice", "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_efficient_attention", "_flash_attention_forward",
-        "_efficient_attention_forward", "_native_multi_head_attention", "_transform_bias_rescale_qkv",
-    ),
-    # `_nnpack_available` asks in each call whether that library can do the work.
-    "convolution": (
-        "conv1d", "conv2d", "conv3d", "conv_transpose2d", "convolution", "_convolution", "_convolution_mode",
-        "convolution_overrideable", "mkldnn_convolution", "thnn_conv2d", "_slow_conv2d_forward",
-        "_conv_depthwise2d", "slow_conv_transpose2d", "slow_conv_dilated2d", "_nnpack_available",
-        "_nnpack_spatial_convolution", "cudnn_convolution", "cudnn_convolution_relu",
-        "cudnn_convolution_add_relu", "cudnn_convolution_transpose", "miopen_convolution",
-        "miopen_depthwise_convolution",
-    ),
-}
-"""Operators of each class, in place or not; any other operator is in class `other`."""
-# fmt: on
-
-_CLASS_OF = {operator: name for name, operators in OPERATOR_CLASSES.items() for operator in operators}
-
-Pass = dict[str, tuple[int, float]]  # one profiled forward pass: calls and self seconds of each operator
+EAGER = Execution()
+SUMMED = ("calls", "seconds", "bytes", "macs", "arithmetic", "page_faults")
 
 
 def profile_operators(
     model: nn.Module,
     *,
+    peaks: Peaks,
     batch_size: int,
     image_size: int | tuple[int, int],
     device: str = "cpu",
-    repeats: int = 15,
+    repeats: int = 9,
     seed: int = 0,
-    fold: bool = True,
+    execution: Execution = EAGER,
+    on_progress: Callable[[float], None] | None = None,
 ) -> OperatorProfile:
-    """Self time of each operator in a forward pass of a copy in evaluation mode, on random float32 images.
+    """Seconds, calls, bytes and MACs of each operator in each part of a network, in evaluation, on random images.
 
-    Self time leaves out what an operator calls, so no time counts twice; on an accelerator it is the time
-    of the kernels that the operator itself launched. Each pass is profiled alone and followed by one
-    without the profiler, whose wall seconds also hold Python between the operators. The profiler adds some
-    time to every operator, so it makes small ones look larger.
+    The seconds of a call are split by the class of the operators below it that spent them themselves, so no time
+    counts twice; on an accelerator they are those of the kernels that were launched. Each profiled pass is followed
+    by one without the profiler. Times are means over the half of these pairs that is middle by wall time, so they add
+    up: operators and `between_seconds` make `profiled_seconds`. The profiler adds time to every operator, so small
+    ones look larger; `slowdown` says by how much in all. `peaks` decide what is memory-bound by roofline.
+
+    Raises ValueError where the network does not do the same in every pass.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, but got {repeats=}")
-    where = resolve_device(device)
-    images = random_images(batch_size=batch_size, image_size=image_size, device=where, seed=seed)
-    copy = copy_for_inference(model, fold=fold, device=where)
-    passes, wall = [], []
-    with torch.inference_mode(), _quiet_profiler():
-        for _ in range(WARMUP_PASSES):
-            _time_pass(copy, images)
-        _profile_pass(copy, images)  # the profiler, too, starts slowly
-        for _ in range(repeats):
-            passes.append(_profile_pass(copy, images))
-            wall.append(_time_pass(copy, images))
-    shares = tuple(memory_bound_share(operators) for operators in passes)
+    prepared = _prepare(model, execution, device)
+    images = prepared.draw_images(batch_size=batch_size, image_size=image_size, seed=seed)
+    with quiet_profiler():
+        _warm_up(prepared, images)
+        calls = record_calls(prepared, prepared.model, images)
+        with torch.inference_mode():
+            profiled, plain = take_turns(prepared, images, repeats=repeats, on_progress=on_progress)
+    _check_calls(calls, profiled)
+    shares = tuple(each.memory_bound_share for each in profiled)
     interval = median_interval(shares, seed=seed)
+    middle, plain_middle = keep_middle(profiled, plain)
+    operators = _merge(_split_calls(calls, prepared.model, middle))
+    seconds = sum(row.seconds for row in operators)
+    bounded = sum(row.seconds for row in operators if judge(row, peaks).memory_bound)
     return OperatorProfile(
         memory_bound_share=interval.median,
         memory_bound_share_low=interval.low,
         memory_bound_share_high=interval.high,
         memory_bound_shares=shares,
-        seconds_by_class=_median_by_class(passes),
-        operators=_median_by_operator(passes),
-        profiled_seconds=median(sum(_seconds_by_class(operators).values()) for operators in passes),
-        wall_seconds=median(wall),
+        roofline_memory_bound_share=bounded / seconds,
+        seconds_by_class=_sum_by_class(operators),
+        operators=operators,
+        between_seconds=mean(each.wall for each in middle) - seconds,
+        profiled_seconds=mean(each.wall for each in middle),
+        wall_seconds=mean(each.wall for each in plain_middle),
+        slowdown=median(slow.wall / fast.wall for slow, fast in zip(profiled, plain, strict=True)),
+        page_faults=mean(each.page_faults for each in plain),
+        peaks=peaks,
         batch_size=batch_size,
         image_size=height_and_width(image_size),
-        folded=fold and is_folded(copy, model),
+        precision=prepared.precision,
+        memory_format=prepared.memory_format,
+        folded=prepared.folded,
+        linear_library=prepared.linear_library,
+        attention_path=prepared.attention_path,
     )
 
 
-def classify(operator: str) -> str:
-    """Class of an operator by its name in the profile; `aten::add_` belongs where `aten::add` does."""
-    name = operator.removeprefix("aten::")
-    return _CLASS_OF.get(name) or _CLASS_OF.get(name.removesuffix("_"), OTHER)
+def record_trace(
+    model: nn.Module,
+    *,
+    batch_size: int,
+    image_size: int | tuple[int, int],
+    device: str = "cpu",
+    seed: int = 0,
+    execution: Execution = EAGER,
+) -> profile:
+    """The finished profiler of one forward pass, its modules labelled by path; it can export a Chrome trace.
+
+    The labels cost time, so operators lie further apart here than in `profile_operators`.
+    """
+    prepared = _prepare(model, execution, device)
+    images = prepared.draw_images(batch_size=batch_size, image_size=image_size, seed=seed)
+    with quiet_profiler():
+        _warm_up(prepared, images)
+        with torch.inference_mode(), make_profiler(images) as profiler, label_modules(prepared.model):
+            time_pass(prepared, images)
+    return profiler
 
 
-def memory_bound_share(operators: Pass) -> float:
-    """Share of one pass's self time that the memory-bound classes take."""
-    seconds = _seconds_by_class(operators)
-    return sum(seconds[name] for name in MEMORY_BOUND) / sum(seconds.values())
+def _prepare(model: nn.Module, execution: Execution, device: str) -> Prepared:
+    if execution.mode != "eager":  # compiled and traced networks have other operators, and no modules
+        raise UserError(f"mode must be eager to be profiled, but got {execution.mode=}")
+    return prepare(model, execution=execution, device=resolve_device(device))
 
 
-def _seconds_by_class(operators: Pass) -> dict[str, float]:
+@torch.inference_mode()
+def _warm_up(prepared: Prepared, images: Tensor) -> None:
+    for _ in range(WARMUP_PASSES):
+        time_pass(prepared, images)
+
+
+def _check_calls(calls: Sequence[Call], passes: Sequence[ProfiledPass]) -> None:
+    """What was recorded once is what every profiled pass must have done."""
+    expected = [call.operator for call in calls]
+    for each in passes:
+        found = [operator for operator, _ in each.calls]
+        for number, (one, other) in enumerate(zip_longest(found, expected, fillvalue="nothing")):
+            if one != other:
+                raise ValueError(
+                    f"the model must call the same operators in every pass, but after {number} calls that agree "
+                    f"one pass called {one} and another {other}"
+                )
+
+
+def _split_calls(calls: Sequence[Call], model: nn.Module, passes: Sequence[ProfiledPass]) -> Iterator[OperatorTime]:
+    """One row for every class of work in every call."""
+    parts = find_parts(model)
+    places = [parts[call.module] for call in calls]
+    products = find_products(zip([call.operator for call in calls], places, strict=True))
+    timings = zip(*(each.calls for each in passes), strict=True)
+    for call, place, product, timing in zip(calls, places, products, timings, strict=True):
+        seconds = [by_class for _, by_class in timing]
+        kernels = [(classify(kernel.operator), kernel) for kernel in call.kernels]
+        for name in sorted({name for each in seconds for name in each} | {name for name, _ in kernels}):
+            own = [kernel for kind, kernel in kernels if kind == name]
+            yield OperatorTime(
+                operator=call.operator,
+                operator_class=name,
+                module=place.module,
+                part=place.kind,
+                step=name_step(product, name, operator=call.operator),
+                calls=1,
+                seconds=mean(each.get(name, 0.0) for each in seconds),
+                bytes=sum(kernel.bytes for kernel in own),
+                macs=sum(kernel.macs for kernel in own),
+                arithmetic=sum(kernel.arithmetic for kernel in own),
+                page_faults=sum(kernel.page_faults for kernel in own),
+            )
+
+
+def _merge(rows: Iterable[OperatorTime]) -> tuple[OperatorTime, ...]:
+    """Rows that differ in their numbers only become one; largest first."""
+    merged: dict[tuple[str, ...], OperatorTime] = {}
+    for row in rows:
+        key = (row.operator, row.operator_class, row.module, row.part, row.step)
+        merged[key] = _add(merged[key], row) if key in merged else row
+    return tuple(sorted(merged.values(), key=lambda row: row.seconds, reverse=True))
+
+
+def _add(a: OperatorTime, b: OperatorTime) -> OperatorTime:
+    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in SUMMED})
+
+
+def _sum_by_class(rows: Iterable[OperatorTime]) -> dict[str, float]:
     totals = dict.fromkeys((*OPERATOR_CLASSES, OTHER), 0.0)
-    for operator, (_, seconds) in operators.items():
-        totals[classify(operator)] += seconds
+    for row in rows:
+        totals[row.operator_class] += row.seconds
     return totals
-
-
-def _median_by_class(passes: Sequence[Pass]) -> dict[str, float]:
-    totals = [_seconds_by_class(operators) for operators in passes]
-    return {name: median(total[name] for total in totals) for name in totals[0]}
-
-
-def _median_by_operator(passes: Sequence[Pass]) -> tuple[OperatorTime, ...]:
-    """Largest first. The passes make the same calls, as network and input are the same."""
-    calls = {name: count for operators in passes for name, (count, _) in operators.items()}
-    times = (
-        OperatorTime(
-            operator=name,
-            operator_class=classify(name),
-            calls=count,
-            seconds=median(operators.get(name, (0, 0.0))[1] for operators in passes),
-        )
-        for name, count in calls.items()
-    )
-    return tuple(sorted(times, key=lambda time: time.seconds, reverse=True))
-
-
-def _profile_pass(model: nn.Module, images: Tensor) -> Pass:
-    on_gpu = images.device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    synchronize(images.device)
-    with profile(activities=activities) as profiler:
-        model(images)
-        synchronize(images.device)
-    rows = [row for row in profiler.key_averages() if row.device_type == DeviceType.CPU]
-    if on_gpu:  # what stays on the CPU, as calls of the CUDA runtime do, takes no time on the device
-        rows = [row for row in rows if row.self_device_time_total > 0]
-    return {
-        row.key: (row.count, (row.self_device_time_total if on_gpu else row.self_cpu_time_total) * 1e-6) for row in rows
-    }
-
-
-def _time_pass(model: nn.Module, images: Tensor) -> float:
-    synchronize(images.device)
-    start = perf_counter()
-    model(images)
-    synchronize(images.device)
-    return perf_counter() - start
-
-
-@contextmanager
-def _quiet_profiler() -> Iterator[None]:
-    """Kineto writes its stages to stderr unless its log level is high when it first starts."""
-    if "KINETO_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["KINETO_LOG_LEVEL"] = "99"
-    try:
-        yield
-    finally:
-        del os.environ["KINETO_LOG_LEVEL"]

@@ -22,14 +22,14 @@ Path = Literal["fused", "explicit"]
 class Attend(nn.Module):
     """softmax(scale Q K^T + bias) V for each head, in one fused operator or step by step.
 
-    Without a bias the fused path is the default and with one the explicit path, as in the published implementations.
+    Where the config leaves it open, attention without a bias is fused and with one explicit, as in the published code.
     """
 
     def __init__(self, config: AttentionConfig, *, channels_last: bool):
         super().__init__()
         self.scale = config.scale
         self.channels_last = channels_last
-        self.path: Path = "fused" if config.position_bias == "none" else "explicit"
+        self.path: Path = config.path or ("fused" if config.position_bias == "none" else "explicit")
 
     def forward(
         self,
@@ -196,7 +196,9 @@ class Windowed(nn.Module):
         x = x.roll((-shift[0], -shift[1]), dims=(1, 2)) if any(shift) else x
         x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
         grid = x.shape[1] // window[0], x.shape[2] // window[1]
-        mask = _mask_shifted(grid, window, shift, x) if any(shift) else None
+        # while tracing, sizes are tensors
+        sizes = (int(grid[0]), int(grid[1])), (int(window[0]), int(window[1]))
+        mask = _mask_shifted(*sizes, shift, x) if any(shift) else None
         x = x.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1)).transpose(2, 3).flatten(0, 2)
         x = self.mixer(x, mask) if self.channels_last else self.mixer(x.permute(0, 3, 1, 2), mask).permute(0, 2, 3, 1)
         x = x.unflatten(0, (-1, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)

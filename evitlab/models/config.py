@@ -42,6 +42,8 @@ class AttentionConfig:
     """A learnt bias per head and offset inside the window: by signed offset (Swin) or by its absolute value (LeViT)."""
     query_kernels: tuple[Count, ...] | None = None
     """Depthwise convolution on each head's queries, kernel size per head; maps only."""
+    path: Literal["fused", "explicit"] | None = None
+    """In one fused operator, or step by step; the same numbers up to rounding. None: as the published code runs it."""
 
 
 @with_config(STRICT)

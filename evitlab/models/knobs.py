@@ -76,6 +76,11 @@ KNOBS: dict[str, Knob] = {
         "mhsa: heads see all channels; group: each its split; cascaded: and the head before it",
         "mhsa", "group", "cascaded",
     ),
+    "attention_path": Knob(
+        meaning="attention in one fused operator or step by step: the same numbers, another speed",
+        allowed="one of fused, explicit, or null for the published code's way",
+        accepts=lambda value: value in ("fused", "explicit", None),
+    ),
     "sandwich": _integer(
         "N of the layout N FFNs, attention, N FFNs", 1, 16, none=", or null for one attention, one FFN"
     ),

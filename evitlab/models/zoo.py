@@ -56,16 +56,18 @@ ZOO: dict[str, Published] = {
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "deit": {
-        "attention": "mhsa", "qk_dim": None, "v_ratio": 1.0, "ffn_ratio": 4.0, "sandwich": None, "depthwise": False,
-        "norm": "layer", "act": "gelu", "patch_size": 16, "image_size": 224, "num_classes": 1000,
+        "attention": "mhsa", "attention_path": None, "qk_dim": None, "v_ratio": 1.0, "ffn_ratio": 4.0, "sandwich": None,
+        "depthwise": False, "norm": "layer", "act": "gelu", "patch_size": 16, "image_size": 224, "num_classes": 1000,
     },
     "swin": {
-        "attention": "mhsa", "qk_dim": None, "v_ratio": 1.0, "ffn_ratio": 4.0, "sandwich": None, "depthwise": False,
-        "norm": "layer", "act": "gelu", "patch_size": 4, "window_size": 7, "image_size": 224, "num_classes": 1000,
+        "attention": "mhsa", "attention_path": None, "qk_dim": None, "v_ratio": 1.0, "ffn_ratio": 4.0, "sandwich": None,
+        "depthwise": False, "norm": "layer", "act": "gelu", "patch_size": 4, "window_size": 7, "image_size": 224,
+        "num_classes": 1000,
     },
     "efficientvit": {
-        "attention": "cascaded", "qk_dim": 16, "v_ratio": 1.0, "ffn_ratio": 2.0, "sandwich": 1, "depthwise": True,
-        "norm": "batch", "act": "relu", "patch_size": 16, "window_size": 7, "image_size": 224, "num_classes": 1000,
+        "attention": "cascaded", "attention_path": None, "qk_dim": 16, "v_ratio": 1.0, "ffn_ratio": 2.0, "sandwich": 1,
+        "depthwise": True, "norm": "batch", "act": "relu", "patch_size": 16, "window_size": 7, "image_size": 224,
+        "num_classes": 1000,
     },
 }  # fmt: skip
 """A family's own values of the knobs that do not differ between its members."""
@@ -161,6 +163,7 @@ def _make_stages(
             window=window,
             position_bias=position_bias,
             query_kernels=kernels and (kernels + kernels[-1:] * heads)[:heads],
+            path=settings["attention_path"],
         )
         ffn = _make_ffn(width, knobs["ffn_ratio"][number], settings)
         split = split_blocks(orders[number], depths[number])

@@ -1,29 +1,14 @@
 """The study's figures, drawn from its table and records. Nothing here touches pyplot's state or a display."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import BytesIO
-from textwrap import shorten, wrap
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from evitlab.records import MEMORY_BOUND, Record
-from evitlab.store import measured
-
-"""Operator classes whose time is set by memory traffic (section 2.1 of the paper)."""
-
-OTHERS = ("softmax", "matrix product", "convolution", "other")
-
-COLORBLIND = sns.color_palette("colorblind").as_hex()
-BLUE, ORANGE, RED = COLORBLIND[0], COLORBLIND[1], COLORBLIND[3]
-GREY, INK, NOTE = "#6b7280", "#1f2937", "#9a3412"
+from evitlab.report.frame import BLUE, GREY, INK, ORANGE, RED, start_figure, style
 
 
 def throughput_accuracy(
@@ -44,8 +29,8 @@ def throughput_accuracy(
         "memory": _draw_memory,
     }
     rows = _arrange(table)
-    with _style():
-        figure = _start(11, 2.6 + 2.2 * len(rows), title=title, subtitle=proxy_note)
+    with style():
+        figure = start_figure(11, 2.6 + 2.2 * len(rows), title=title, subtitle=proxy_note)
         ratios = [3, 2] if len(rows) == 2 else [1]
         for name, axes in figure.subplot_mosaic(rows, height_ratios=ratios).items() if rows[0] else ():
             panels[name](axes, table)
@@ -53,79 +38,6 @@ def throughput_accuracy(
                 axes.set_title(shorten(f"top-1 %, {paper_note}", 66, placeholder=" ..."), loc="left")
         if not rows[0]:
             figure.text(0.5, 0.4, "no accuracy and no speed measured yet", ha="center")
-    return figure
-
-
-def memory_bound_bars(records: Sequence[Record], *, title: str, subtitle: str = "") -> Figure:
-    """Share of operator time by class, a bar a variant in the order given; memory-bound classes first, in colour.
-
-    The line behind the last memory-bound class ends the memory-bound share. Records of other tasks are ignored.
-    """
-    profiles = {
-        record.variant: measured(record).seconds_by_class
-        for record in records
-        if record.task == "operators" and record.status == "ok"
-    }
-    with _style():
-        figure = _start(9.5, 2.4 + 0.36 * len(profiles), title=title, subtitle=subtitle)
-        if not profiles:
-            figure.text(0.5, 0.4, "no operator profile measured yet", ha="center")
-            return figure
-        axes = figure.add_subplot()
-        _stack_bars(axes, _class_shares(profiles))
-        axes.set_xlabel("share of operator time in a forward pass, %")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
-
-
-def to_png(figure: Figure, *, dpi: int = 130) -> bytes:
-    """The figure as PNG; the same bytes every time, as neither date nor version is written into it."""
-    buffer = BytesIO()
-    with _style():  # some settings are read only when the figure is drawn
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
-    return buffer.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    changes: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-        "axes.titlesize": 10.5,
-        "axes.labelsize": 10,
-        "xtick.labelsize": 9.5,
-        "ytick.labelsize": 9.5,
-        "legend.fontsize": 9.5,
-        "legend.frameon": False,
-        "lines.markersize": 7,
-        "axes.edgecolor": "#9ca3af",
-        "axes.labelcolor": INK,
-        "axes.titlecolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "grid.color": "#e5e7eb",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with sns.plotting_context("paper"), sns.axes_style("whitegrid"), rc_context(changes):
-        yield
-
-
-def _start(width: float, height: float, *, title: str, subtitle: str) -> Figure:
-    """An empty figure, in inches, with its title and a subtitle in the space kept above the panels."""
-    heading = wrap(title, int(9.5 * width))
-    note = wrap(subtitle, int(14 * width))
-    head = 0.2 + 0.24 * len(heading) + 0.19 * len(note)
-    height += head
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0, 0, 1, 1 - head / height), w_pad=0.1, h_pad=0.08)  # type: ignore[call-arg]
-    top = 1 - 0.1 / height
-    figure.text(0.1 / width, top, "\n".join(heading), va="top", fontsize=13, weight="bold")
-    below = top - (0.04 + 0.24 * len(heading)) / height
-    figure.text(0.1 / width, below, "\n".join(note), va="top", fontsize=9.5, color=NOTE)
     return figure
 
 
@@ -225,32 +137,3 @@ def _draw_memory(axes: Axes, table: pd.DataFrame) -> None:
 
 def _accuracy_name(table: pd.DataFrame) -> str:
     return "proxy top-1" if table["proxy_width"].notna().any() else "top-1"
-
-
-def _class_shares(profiles: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Percent of each variant's time, a row a variant, a column a class: memory-bound first, unknown ones last."""
-    seconds = pd.DataFrame(profiles).T.fillna(0.0)
-    known = [name for name in (*MEMORY_BOUND, *OTHERS) if name in seconds]
-    order = [*known, *seconds.columns.drop(known)]
-    return 100 * seconds[order].div(seconds.sum(axis=1), axis=0)
-
-
-def _stack_bars(axes: Axes, shares: pd.DataFrame) -> None:
-    bound = [name for name in shares.columns if name in MEMORY_BOUND]
-    warm = sns.color_palette("YlOrBr_r", len(bound) + 2).as_hex()[1:]
-    cool = sns.color_palette("Greys", len(shares.columns) - len(bound) + 1).as_hex()
-    colors = dict(zip([*bound, *shares.columns.drop(bound)], [*warm[: len(bound)], *cool], strict=False))
-    left = np.zeros(len(shares))
-    for name in shares.columns:
-        label = f"{name} (memory-bound)" if name in bound else name
-        axes.barh(
-            shares.index, shares[name], left=left, color=colors[name], label=label, edgecolor="white", height=0.72
-        )
-        left += shares[name].to_numpy()
-    for row, total in enumerate(shares[bound].sum(axis=1)):
-        axes.text(101, row, f"{total:.1f}%", va="center", fontsize=9.5, weight="bold", color=NOTE)
-    axes.text(101, -0.75, "memory-bound", va="center", fontsize=9, color=NOTE)
-    axes.set_ylim(len(shares) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.grid(False)
-    axes.spines["left"].set_visible(False)

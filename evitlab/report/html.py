@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from evitlab.records import Environment, Record
+from evitlab.report.repeats import RAW
 from evitlab.report.tables import readable
 from evitlab.store import measured
 
@@ -25,6 +26,8 @@ class Page:
     source: str
     expect: str
     cost: str
+    verdict: str = ""
+    """What somebody concluded from these results, paragraphs apart by an empty line; empty where nobody has."""
     proxy_note: str = ""
     """What the accuracies are of, and what not; empty where nothing was trained."""
     notes: str = ""
@@ -90,7 +93,8 @@ def find(table: pd.DataFrame) -> list[str]:
         sentences.append(f"In the source, on its own data, {best['variant']} is highest.")
     speeds = table["speed_ratio"][table["speed_ratio_low"].notna()]
     if len(speeds):
-        sentences.append(f"Measured speed over the base: {speeds.min():.2f} to {speeds.max():.2f}.")
+        over = " or ".join(table["speed_reference"][speeds.index].unique())
+        sentences.append(f"Measured speed over {over}: {speeds.min():.2f} to {speeds.max():.2f}.")
     shares = table.set_index("variant")["memory_bound_share"].dropna()
     if len(shares) > 1:
         low, high = shares.idxmin(), shares.idxmax()
@@ -108,8 +112,14 @@ def _interval(row: "pd.Series[Any]", name: str, *, scale: float, unit: str) -> s
 
 
 def _facts(page: Page) -> str:
-    facts = {"Source": page.source, "Expectation": page.expect, "Cost": page.cost}
-    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()) + "</dl>"
+    facts = {"Source": page.source, "Expectation": page.expect, "Verdict": page.verdict, "Cost": page.cost}
+    items = (f"<dt>{name}</dt><dd>{_paragraphs(text)}</dd>" for name, text in facts.items() if text.strip())
+    return "<dl>" + "".join(items) + "</dl>"
+
+
+def _paragraphs(text: str) -> str:
+    first, *others = (escape(part.strip()) for part in text.split("\n\n") if part.strip())
+    return first + "".join(f"<p>{part}</p>" for part in others)
 
 
 def _smoke_warning(records: Sequence[Record]) -> str:
@@ -253,31 +263,3 @@ def _variant_details(variant: str, records: Sequence[Record]) -> str:
         f"<p>Network of {escape(', '.join(tasks))}:</p><pre>{escape(config)}</pre>" for config, tasks in configs.items()
     )
     return f"<details><summary>{escape(variant)}</summary><div>{body}</div></details>"
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
-
-
-RAW: dict[str, Callable[[Any], str]] = {
-    "match": lambda match: (
-        "width: speed over base: "
-        + ", ".join(f"{step.width}: {step.ratio:.3f}" for step in match.steps)
-        + ("" if match.reached else f"; target {match.speedup} +-{match.tolerance} missed")
-    ),
-    "macs": lambda macs: ", ".join(f"{name}: {count:,}" for name, count in macs.macs_by_operator.items()),
-    "throughput": lambda timing: (
-        f"seconds a batch of {timing.batch_size}, {len(timing.seconds)} repeats in turn with "
-        f"{len(timing.group) - 1} other models: {_numbers(timing.seconds)}; load average "
-        f"{timing.load_average_before} before, {timing.load_average_after} after"
-    ),
-    "operators": lambda profile: (
-        f"memory-bound share of every pass: {_numbers(profile.memory_bound_shares)}; slowest operators, ms: "
-        + ", ".join(f"{op.operator} {1000 * op.seconds:.3g}" for op in profile.operators[:6])
-    ),
-    "train": lambda result: (
-        f"top-1 {result.top1:.4f}, top-5 {result.top5:.4f}, top-1 on training images {result.train_top1:.4f}; "
-        "step: top-1: " + ", ".join(f"{epoch.step}: {epoch.top1:.3f}" for epoch in result.curve)
-    ),
-}
-"""How the repeats of each task are written out."""

@@ -7,14 +7,20 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from evitlab.checks import BASE, show_base
 from evitlab.records import Record
-from evitlab.report.figures import memory_bound_bars, throughput_accuracy, to_png
+from evitlab.report.figures import throughput_accuracy
+from evitlab.report.frame import to_png
 from evitlab.report.html import Page, Picture, render_page
+from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
+from evitlab.report.series_figures import find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
-from evitlab.store import write_atomically
+from evitlab.store import measured, write_atomically
 from evitlab.study import Study
 
 TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
+VERDICT = "verdict.txt"
+"""In a study's results: what somebody concluded from them, written by hand, shown on the page."""
 
 
 def tabulate(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> pd.DataFrame:
@@ -46,12 +52,18 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         source=study.file.source,
         expect=study.file.expect,
         cost=study.file.cost,
+        verdict=_read_verdict(folder),
         proxy_note=describe_proxy(study),
         notes=study.file.notes,
     )
     write_atomically(folder / PAGE, render_page(page, table=table, pictures=pictures, records=chosen))
     write_atomically(folder / TABLE, to_csv(table))
     return table
+
+
+def _read_verdict(folder: Path) -> str:
+    path = folder / VERDICT
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def describe_proxy(study: Study) -> str:
@@ -75,11 +87,24 @@ def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
 
 def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[str, tuple[Figure, str, str]]:
     """Figures by file name, each with what it shows in words and a caption."""
-    figure = throughput_accuracy(table, title=study.file.question, proxy_note=describe_proxy(study))
-    alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
-    drawn = {"throughput_accuracy": (figure, alt, "Accuracy and speed of every variant, with 95% intervals.")}
-    if any(record.task == "operators" and record.status == "ok" for record in chosen):
-        bars = memory_bound_bars(chosen, title="Where the time of a forward pass goes, by class of operator")
+    drawn = {}
+    if table["top1"].notna().any() or study.tasks.operators is None:
+        figure = throughput_accuracy(table, title=study.file.question, proxy_note=describe_proxy(study))
+        alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
+        caption = "Accuracy and speed of every variant, with 95% intervals."
+        drawn["throughput_accuracy"] = (figure, alt, caption)
+    if find_series(table):
+        lines = memory_bound_lines(table, title=study.file.question)
+        alt = "Memory-bound share of the runtime against the MHSA ratio, a line a series; the numbers are in the table."
+        drawn["memory_bound_lines"] = (lines, alt, "Memory-bound share over the MHSA ratio, with 95% intervals.")
+    names = {BASE: f"{BASE}: {show_base(study.file.base)}"}  # a picture stands alone
+    profiled = [record for record in chosen if record.task == "operators" and record.status == "ok"]
+    profiles = {names.get(record.variant, record.variant): measured(record) for record in profiled}
+    if profiles:
+        bars = runtime_breakdown(profiles, title="Where the time of a forward pass goes, by class of operator")
         alt = "Share of the runtime by class of operator for every variant, memory-bound classes set off."
         drawn["memory_bound"] = (bars, alt, "Share of operator time by class; the paper's Fig. 2 asks the same.")
+        parts = mhsa_ffn_bars(profiles, title="Time in MHSA, by its steps, and in FFN")
+        alt = "Milliseconds in MHSA and FFN layers of every variant, MHSA by its steps."
+        drawn["mhsa_ffn"] = (parts, alt, "MHSA against FFN; norms, residuals, stem and head are in neither.")
     return drawn

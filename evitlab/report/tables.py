@@ -29,13 +29,15 @@ COLUMNS = {
     "infer_samples_per_sec": ("images/s", "batch size over the median repeat"),
     "infer_samples_per_sec_low": ("images/s", "bootstrap 95% interval of the median"),
     "infer_samples_per_sec_high": ("images/s", "its upper end"),
-    "speed_ratio": ("ratio", "speed over the base's, timed in turn with it; 1 for the base by definition"),
-    "speed_ratio_low": ("ratio", "bootstrap 95% interval; empty for the base"),
+    "speed_ratio": ("ratio", "speed over the reference's, timed in turn with it; 1 for a reference by definition"),
+    "speed_ratio_low": ("ratio", "bootstrap 95% interval; empty for a reference"),
     "speed_ratio_high": ("ratio", "its upper end"),
+    "speed_reference": ("text", "row that speed_ratio is to"),
     "match_reached": ("flag", "whether rescaling came within its tolerance of the target speed"),
     "memory_bound_share": ("share", "operator time in memory-bound operators: copies, element-wise, norms"),
     "memory_bound_share_low": ("share", "bootstrap 95% interval over the profiled passes"),
     "memory_bound_share_high": ("share", "its upper end"),
+    "roofline_memory_bound_share": ("share", "operator time in operators that this machine's roofline calls so"),
     "top1": ("share", "held-out top-1 accuracy, mean over the seeds"),
     "top1_low": ("share", "Student t 95% interval of the mean over seeds, cut to 0..1; empty for one seed"),
     "top1_high": ("share", "its upper end"),
@@ -187,7 +189,8 @@ def _row(records: Sequence[Record], *, tasks: Sequence[str]) -> dict[str, Any]:
         row |= _throughput_cells(measured(done["throughput"][0]))
     if "operators" in done:
         profile = measured(done["operators"][0])
-        for name in ("memory_bound_share", "memory_bound_share_low", "memory_bound_share_high"):
+        shares = ("memory_bound_share", "memory_bound_share_low", "memory_bound_share_high")
+        for name in (*shares, "roofline_memory_bound_share"):
             row[name] = getattr(profile, name)
     if "match" in done:
         row["match_reached"] = measured(done["match"][0]).reached
@@ -207,6 +210,7 @@ def _throughput_cells(timing: Any) -> dict[str, Any]:
         "speed_ratio": 1.0 if timing.ratio is None else timing.ratio,
         "speed_ratio_low": timing.ratio_low,
         "speed_ratio_high": timing.ratio_high,
+        "speed_reference": timing.reference,
     }
 
 
@@ -268,16 +272,18 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text: rounded, in handy units, intervals on a second line, empty columns left out."""
     seeds = table["top1_seeds"].dropna().unique()
     trained = "proxy" if table["proxy_width"].notna().any() else "as trained here"
+    over = list(table["speed_reference"].dropna().unique())
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "variant": ("variant", str),
         "width": ("width", str),
-        MACS: ("macs", _si),
-        "params": ("param_count", _si),
-        "images/s": ("infer_samples_per_sec", _significant),
-        "speed over base": ("speed_ratio", "{:.2f}".format),
-        "memory bound %": ("memory_bound_share", _percent),
-        f"top-1 %, {trained}" + (f" (n={seeds[0]})" if len(seeds) == 1 else ""): ("top1", _percent),
-        "top-1 %, paper": ("paper_top1", _percent),
+        MACS: ("macs", si),
+        "params": ("param_count", si),
+        "images/s": ("infer_samples_per_sec", significant),
+        f"speed over {over[0] if len(over) == 1 else 'reference'}": ("speed_ratio", "{:.2f}".format),
+        "memory bound %": ("memory_bound_share", percent),
+        "by roofline %": ("roofline_memory_bound_share", percent),
+        f"top-1 %, {trained}" + (f" (n={seeds[0]})" if len(seeds) == 1 else ""): ("top1", percent),
+        "top-1 %, paper": ("paper_top1", percent),
         "not measured": ("missing", str),
     }
     cells = {
@@ -290,7 +296,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def render_terminal(table: pd.DataFrame, *, title: str) -> Table:
     """The readable table for a terminal; its accuracy column says "proxy" where it is one."""
-    text = readable(table).rename(columns={MACS: "MACs"})
+    text = readable(table).rename(columns={MACS: "MACs", "by roofline %": "by roof %"})
+    if "by roof %" in text:  # 80 columns have room for one of the two
+        text = text.drop(columns="params", errors="ignore")
     missing = text.pop("not measured") if "not measured" in text else pd.Series(dtype=str)
     notes = ['MACs: papers print them as "FLOPs". Second lines: 95% intervals.']
     notes += [f"not measured: {text['variant'][row]}: {why}" for row, why in missing.items() if why]
@@ -319,18 +327,20 @@ def _cell(row: "pd.Series[Any]", name: str, show: Callable[[Any], str], *, say_s
     return text
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """One decimal, without the sign."""
     return f"{100 * share:.1f}"
 
 
-def _significant(value: float) -> str:
+def significant(value: float) -> str:
     """Three significant digits, or a whole number."""
     digits = 2 - floor(log10(abs(value))) if value else 0
     return f"{value:,.{max(0, digits)}f}"
 
 
-def _si(count: int) -> str:
+def si(count: float) -> str:
+    """Three significant digits and k, M or G; a whole number below a thousand."""
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:
-            return _significant(count / factor) + letter
-    return str(count)
+            return significant(count / factor) + letter
+    return str(round(count))

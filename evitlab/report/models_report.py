@@ -1,0 +1,141 @@
+"""What the commands on models leave and print: tables and figures of `bench` and `profile`, from their records."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from evitlab.options import name_folder
+from evitlab.records import Record
+from evitlab.report.frame import to_png
+from evitlab.report.profile_figures import mhsa_ffn_bars, roofline_plot, runtime_breakdown
+from evitlab.report.profile_tables import (
+    by_class,
+    by_module,
+    by_operator,
+    by_part,
+    memory_bound_ways,
+    render_profile,
+)
+from evitlab.report.tables import TableError, to_csv
+from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
+from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
+from evitlab.store import RECORDS, measured, write_atomically
+
+
+def list_results(results: Path) -> list[str]:
+    """Names of the folders that hold records, the machines' peaks left out."""
+    return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.parent.name != "peaks")
+
+
+def write_models(records: Sequence[Record], folder: Path) -> None:
+    """Tables as CSV and figures as PNG of one run of a command, beside its records, each in one step."""
+    for name, table in _tables(records).items():
+        write_atomically(folder / f"{name}.csv", to_csv(table))
+    for name, figure in _figures(records).items():
+        write_atomically(folder / f"{name}.png", to_png(figure))
+
+
+def show_models(
+    records: Sequence[Record], *, where: Mapping[str, Any] | None = None, mixed: bool = False, as_json: bool = False
+) -> None:
+    """Print what the records hold: all timings in one table, of everything else the latest of each model."""
+    chosen = select_latest([record for record in records if _matches(record, where or {})])
+    if not chosen:
+        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
+        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
+    if as_json:
+        tables = _tables(chosen, mixed=mixed)
+        print(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
+        return
+    console = Console()
+    for shown in _render(chosen, mixed=mixed):
+        console.print(shown)
+
+
+def select_latest(records: Sequence[Record]) -> list[Record]:
+    """The latest timing of each model under each set of conditions, and its latest profile, curve or self-test."""
+    latest = {}
+    for record in records:
+        conditions = record.key if record.task == "throughput" else ""
+        latest[record.task, record.variant, conditions] = record
+    return sorted(latest.values(), key=lambda record: record.start)
+
+
+def _matches(record: Record, where: Mapping[str, Any]) -> bool:
+    """Whether a record was made under these conditions: fields of its environment or of its measurement."""
+    known = record.measurement or {}
+    return all(
+        (getattr(record.environment, name) if hasattr(record.environment, name) else known.get(name)) == value
+        for name, value in where.items()
+    )
+
+
+def _of(records: Sequence[Record], task: str) -> dict[str, Any]:
+    """Measurements of a task by model."""
+    return {record.variant: measured(record) for record in records if record.task == task}
+
+
+def _tables(records: Sequence[Record], *, mixed: bool = False) -> dict[str, pd.DataFrame]:
+    """Tables by name, in base units."""
+    tables = {}
+    if timings := [record for record in records if record.task == "throughput"]:
+        tables["table"] = timing_table(timings, mixed=mixed)
+    for name, curve in _of(records, "batch_curve").items():
+        tables[_join("batch_curve", name, records)] = curve_table(curve)
+    for result in _of(records, "self_test").values():
+        tables["self_test"] = pd.DataFrame([asdict(run) for run in result.runs])
+    for profile in _of(records, "operators").values():
+        tables |= {name: make(profile) for name, make in PROFILE_TABLES.items()}
+    return tables
+
+
+PROFILE_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
+    "classes": by_class,
+    "parts": by_part,
+    "modules": by_module,
+    "operators": by_operator,
+    "memory_bound": memory_bound_ways,
+}
+
+
+def _join(table: str, model: str, records: Sequence[Record]) -> str:
+    """The table's name, with the model's where there are several."""
+    several = len({record.variant for record in records}) > 1
+    return name_folder(table, [model]) if several else table
+
+
+def _figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """Figures by name."""
+    figures = {}
+    timings = [record for record in records if record.task == "throughput"]
+    if len(timings) > 1:
+        figures["ratios"] = ratio_plot(timings)
+    if curves := _of(records, "batch_curve"):
+        figures["batch_curve"] = batch_curve_plot(curves)
+    for name, profile in _of(records, "operators").items():
+        title = f"Where the time of {name} goes"
+        figures["breakdown"] = runtime_breakdown({name: profile}, title=title)
+        figures["mhsa_ffn"] = mhsa_ffn_bars({name: profile}, title=f"MHSA and FFN of {name}")
+        figures["roofline"] = roofline_plot(profile, title=f"Operators of {name} under this machine's roofs")
+    return figures
+
+
+def _render(records: Sequence[Record], *, mixed: bool) -> list[Table]:
+    """What a person sees in the terminal."""
+    shown = []
+    if timings := [record for record in records if record.task == "throughput"]:
+        shown.append(render_timing(timing_table(timings, mixed=mixed)))
+    shown += [
+        render_curve(curve, title=f"Batch curve of {name}") for name, curve in _of(records, "batch_curve").items()
+    ]
+    shown += [render_self_test(result, title=name) for name, result in _of(records, "self_test").items()]
+    for name, profile in _of(records, "operators").items():
+        shown += render_profile(profile, title=name)
+    return shown

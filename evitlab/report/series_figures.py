@@ -1,0 +1,70 @@
+"""Memory-bound shares over the MHSA ratio, a line a series of subnetworks: the supplement's Fig. 1-4 in one picture."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evitlab.report.frame import COLORBLIND, start_figure, style
+
+KNOB = "knob_mhsa_ratio"
+PANELS = {"memory_bound_share": "by the paper's classes", "roofline_memory_bound_share": "by roofline"}
+MARKERS = "osD^vP"
+
+
+def find_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows that differ in nothing but the MHSA ratio, by what they share; a ratio by itself is no series."""
+    if KNOB not in table:
+        return {}
+    rows = table[table[KNOB].notna() & table["memory_bound_share"].notna()]
+    others = [name for name in table.columns if name.startswith("knob_") and name != KNOB]
+    labels = rows.apply(lambda row: _label(row, others), axis=1) if len(rows) else pd.Series(dtype=str)
+    found = {str(label): rows[labels == label].sort_values(KNOB) for label in dict.fromkeys(labels)}
+    return {label: series for label, series in found.items() if len(series) > 1}
+
+
+def memory_bound_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -> Figure:
+    """Share of operator time that is memory-bound against the MHSA ratio, by the paper's classes and by roofline.
+
+    Bars are bootstrap 95% intervals over the profiled passes of one run.
+    """
+    series = find_series(table)
+    with style():
+        figure = start_figure(9.5, 4.6, title=title, subtitle=subtitle)
+        if not series:
+            figure.text(0.5, 0.4, "no two profiles that differ in the MHSA ratio alone", ha="center")
+            return figure
+        for axes, (column, name) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+            for number, (label, rows) in enumerate(series.items()):
+                _draw_line(axes, rows, column, label=label, number=number)
+            axes.set_title(f"memory-bound share {name}, %", loc="left")
+            axes.set_xlabel("mhsa_ratio")
+            axes.set_xticks(sorted({ratio for rows in series.values() for ratio in rows[KNOB]}))
+            axes.set_ylim(bottom=0)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return figure
+
+
+def _draw_line(axes: Axes, rows: pd.DataFrame, column: str, *, label: str, number: int) -> None:
+    color, marker = COLORBLIND[number % len(COLORBLIND)], MARKERS[number % len(MARKERS)]
+    x = rows[KNOB].astype(float)
+    if f"{column}_low" in rows:
+        axes.vlines(x, 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"], color=color, alpha=0.5, linewidth=1.8)
+    axes.plot(x, 100 * rows[column], marker, linestyle="-", color=color, markeredgecolor="white", label=label)
+
+
+def _label(row: "pd.Series[object]", knobs: list[str]) -> str:
+    """What a series shares, in words: the network that it starts from, its target speed, other knobs."""
+    parts: list[str] = []
+    for knob in knobs:
+        value = row[knob]
+        if (isinstance(value, float) and pd.isna(value)) or value is None:
+            continue
+        name = knob.removeprefix("knob_")
+        if name == "base":
+            parts.insert(0, str(value["name"] if isinstance(value, dict) else value))
+        elif name == "speedup":
+            parts.append(f"{value:g}x")
+        else:
+            parts.append(f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}")
+    return " ".join(parts) or "base"
