@@ -3,14 +3,11 @@
 from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from evitlab.measurements import Precision
-
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from evitlab.recipes import STRICT, Count, Positive, RecipeField, TrainRecipe
 
 
 def as_arguments(settings: Any) -> dict[str, Any]:
@@ -84,34 +81,6 @@ class OperatorsSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrainRecipe:
-    """How to train: AdamW with a linear warm-up, a cosine to zero, and clipped gradients."""
-
-    steps: Count = 320
-    """Optimiser steps."""
-    batch_size: Count = 32
-    """Images in a step."""
-    learning_rate: Positive = 1e-3
-    """The highest of the schedule, whatever the batch size."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """On weights of two or more dimensions; biases and norms have none."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps in which the learning rate rises."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes."""
-    clip_norm: Positive = 1.0
-    """Longest gradient, as one vector over all parameters."""
-    evaluations: Count = 2
-    """Points of the curve, evenly spaced; the last one is the result."""
-    init: Literal["as given", "xavier"] = "as given"
-    """`xavier` draws the linear layers anew before training: for proxies, see `train.loop.draw_xavier`."""
-
-    def __post_init__(self) -> None:
-        if self.evaluations > self.steps:
-            raise ValueError(f"evaluations must be at most {self.steps=}, but got {self.evaluations=}")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainSettings:
     """What accuracy is measured on, and at what budget."""
 
@@ -124,7 +93,8 @@ class TrainSettings:
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
     variant's proxy is scaled by the factor that matching gave the variant. None: train the network itself."""
-    recipe: TrainRecipe = field(default_factory=TrainRecipe)
+    recipe: RecipeField = field(default_factory=TrainRecipe)
+    """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -17,7 +17,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[str]] = {
     "paper": [
         "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
-        "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
+        "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",

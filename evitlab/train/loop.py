@@ -12,7 +12,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from evitlab.measurements import Epoch, TrainResult
-from evitlab.settings import TrainRecipe
+from evitlab.recipes import TrainRecipe
 from evitlab.train.data import DataSet, Images, scale_pixels
 from evitlab.train.metrics import Accuracy, score
 
