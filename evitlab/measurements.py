@@ -324,6 +324,11 @@ class TrainResult:
     train_seconds: float
     """Seconds in the training loop, evaluation left out."""
     curve: tuple[Epoch, ...]
+    wait_seconds: float | None = None
+    """Seconds of them that the loop waited for images; None in records from before it was measured."""
+    peak_memory: int | None = None
+    """Bytes: the most that the process held while training, or on a GPU what torch had there; None if not known."""
+    processes: int = 1
 
 
 MEASUREMENTS: dict[str, type] = {

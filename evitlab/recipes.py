@@ -92,7 +92,7 @@ class TrainRecipe:
     evaluations: Count = 2
     """Points of the curve, evenly spaced; the last one is the result."""
     init: Literal["as given", "xavier"] = "as given"
-    """`xavier` draws the linear layers anew before training: for proxies, see `train.weights.draw_xavier`."""
+    """`xavier` draws the linear layers anew before training: for proxies, see `train.optim.draw_xavier`."""
 
     def __post_init__(self) -> None:
         parts = self.accumulate * self.augmentation.repeats

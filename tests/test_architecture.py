@@ -27,14 +27,15 @@ LAYERS: dict[str, list[str]] = {
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
     ],
-    "environment": ["environment"],
+    "environment": ["environment", "memory"],
     "tasks": [
         "measure.inputs", "measure.intervals", "measure.macs", "measure.execution",
-        "measure.clock", "measure.memory", "measure.rounds", "measure.throughput", "measure.self_test",
+        "measure.clock", "measure.rounds", "measure.throughput", "measure.self_test",
         "measure.batch_curve",
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
-        "train.shapes", "train.data", "train.metrics", "train.loop",
+        "train.shapes", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
+        "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint", "train.loop",
     ],
     "orchestration": ["subnetworks", "runner", "sweep", "bench"],
     "entry": ["cli_models", "cli", "__main__"],

@@ -7,8 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from evitlab import create_model
+from evitlab.recipes import TrainRecipe
 from evitlab.train.data import DATASETS, DataSet, Images, load_data, make_shapes, scale_pixels
-from evitlab.train.loop import TrainRecipe, evaluate, train
+from evitlab.train.evaluation import evaluate
+from evitlab.train.loop import train
 from evitlab.train.shapes import RELATIONS
 
 

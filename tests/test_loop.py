@@ -1,47 +1,28 @@
 """The training loop: its schedule, its order, its care for the model, and its refusals."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from jaxtyping import Float
 from sklearn.metrics import log_loss, top_k_accuracy_score
+from small_training import Small, without_time
 from timm.optim import param_groups_weight_decay
-from torch import Tensor, nn
+from torch import nn
 
-from evitlab.measurements import TrainResult
+from evitlab.recipes import TrainRecipe
+from evitlab.train.batches import draw_order
 from evitlab.train.data import DataSet, Images, load_data, scale_pixels
-from evitlab.train.loop import TrainRecipe, draw_batches, draw_xavier, evaluate, learning_rate_at, train
+from evitlab.train.evaluation import evaluate
+from evitlab.train.loop import train
+from evitlab.train.optim import draw_xavier, learning_rate_at
 
 RECIPE = TrainRecipe(steps=6, batch_size=16, learning_rate=1e-2, evaluations=2)
-
-
-class Small(nn.Module):
-    """A classifier with what a loop can get wrong: BatchNorm, dropout and a frozen parameter."""
-
-    def __init__(self, num_classes: int = 16, *, seed: int = 0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.pool = nn.AdaptiveAvgPool2d(4)
-        self.norm = nn.BatchNorm1d(48)
-        self.drop = nn.Dropout(0.2)
-        self.head = nn.Linear(48, num_classes)
-        self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
-        nn.init.normal_(self.head.weight, std=0.1, generator=generator)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
-        return self.head(self.drop(self.norm(self.pool(x).flatten(1))))
 
 
 @pytest.fixture(scope="module")
 def data() -> DataSet:
     return load_data("shapes", train_images=80, val_images=48)
-
-
-def without_time(result: TrainResult) -> dict[str, object]:
-    return asdict(replace(result, train_seconds=0.0))
 
 
 def test_one_seed_is_one_result_and_another_seed_another(data: DataSet):
@@ -89,7 +70,7 @@ def test_the_first_loss_is_that_of_the_given_model_on_the_first_batch(data: Data
     recipe = replace(RECIPE, steps=1, evaluations=1, label_smoothing=0.3)
     model = Small()
     model.drop.p = 0.0
-    batch = draw_batches(80, recipe, seed=4)[0]
+    batch = next(draw_order(80, recipe, seed=4))
     log_p = (
         Small()
         .eval()
@@ -187,7 +168,7 @@ def test_steps_follow_adamw_written_out(data: DataSet):
     train(model, data, recipe, seed=0)
     named = [p for p in twin.parameters() if p.requires_grad]
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in named]
-    for step, batch in enumerate(draw_batches(80, recipe, seed=0)):
+    for step, batch in enumerate(draw_order(80, recipe, seed=0)):
         loss = nn.functional.cross_entropy(twin(scale_pixels(data.train.pixels[batch])), data.train.labels[batch])
         grads = torch.autograd.grad(loss, named)
         length = torch.cat([g.flatten() for g in grads]).norm()
@@ -215,14 +196,14 @@ def test_no_decay_for_vectors():
 
 def test_batches_use_every_image_equally():
     recipe = TrainRecipe(steps=7, batch_size=5, evaluations=1)
-    batches = draw_batches(10, recipe, seed=0)
+    batches = torch.stack(list(draw_order(10, recipe, seed=0)))
     assert batches.shape == (7, 5)
     flat = batches.flatten()
     for start in (0, 10, 20):
         assert sorted(flat[start : start + 10].tolist()) == list(range(10))
     assert flat[30:].unique().numel() == 5
     assert flat[:10].tolist() != flat[10:20].tolist()
-    assert not torch.equal(batches, draw_batches(10, recipe, seed=1))
+    assert not torch.equal(batches, torch.stack(list(draw_order(10, recipe, seed=1))))
 
 
 def test_evaluate_equals_scikit_learn(data: DataSet):

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from evitlab.measure import memory
-from evitlab.measure.memory import available_bytes, peak_bytes, reset_peak, resident_bytes
+from evitlab import memory
+from evitlab.memory import available_bytes, peak_bytes, reset_peak, resident_bytes
 
 on_linux = pytest.mark.skipif(platform.system() != "Linux", reason="needs Linux's /proc")
 
 GROW = """
-from evitlab.measure.memory import peak_bytes, reset_peak, resident_bytes
+from evitlab.memory import peak_bytes, reset_peak, resident_bytes
 
 reset_peak()
 before = peak_bytes()

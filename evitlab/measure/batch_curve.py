@@ -10,7 +10,6 @@ from torch import nn
 from evitlab.environment import resolve_device
 from evitlab.measure.execution import Prepared, prepare
 from evitlab.measure.intervals import median_interval, speed_ratio
-from evitlab.measure.memory import available_bytes, peak_bytes, reset_peak, resident_bytes
 from evitlab.measure.rounds import (
     REPEAT_SECONDS,
     Contender,
@@ -21,6 +20,7 @@ from evitlab.measure.rounds import (
     time_rounds,
 )
 from evitlab.measurements import BatchCurve, BatchPoint
+from evitlab.memory import available_bytes, peak_bytes, reset_peak, resident_bytes
 from evitlab.problems import UserError
 from evitlab.settings import Execution
 

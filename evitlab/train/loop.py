@@ -1,20 +1,23 @@
-"""The training loop and evaluation."""
+"""The training loop."""
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from timm.optim import param_groups_weight_decay
-from torch import Tensor, nn
+from torch import nn
 
 from evitlab.measurements import Epoch, TrainResult
+from evitlab.memory import peak_bytes, reset_peak
 from evitlab.recipes import TrainRecipe
-from evitlab.train.data import DataSet, Images, scale_pixels
-from evitlab.train.metrics import Accuracy, score
+from evitlab.train.batches import Batches
+from evitlab.train.checkpoint import Progress, find_checkpoint, load_checkpoint, save_checkpoint
+from evitlab.train.data import DataSet
+from evitlab.train.evaluation import evaluate
+from evitlab.train.optim import draw_xavier
+from evitlab.train.processes import find_processes, wait_for_all
+from evitlab.train.step import Stepper, open_stepper
 
 OnStep = Callable[[int, int], None]
 """Is told the steps done and their total."""
@@ -26,21 +29,112 @@ def train(
     recipe: TrainRecipe,
     *,
     seed: int,
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 60.0,
     on_step: OnStep | None = None,
 ) -> TrainResult:
     """Train the model in place, on the device of its parameters, and judge it on the held-out images.
 
-    The caller initialises the model, unless the recipe says so. The seed sets the order of the images and torch's
-    own randomness (dropout): one seed gives one result on one machine at one number of threads. Left out:
-    augmentation, a moving average of weights, early stopping; the result is that of the last step. Modes come back
-    as they were, gradients are cleared. A loss that is not finite raises FloatingPointError.
+    The caller initialises the model, unless the recipe says so. The seed sets the order of the images, their
+    augmentation and torch's own randomness: one seed gives one result on one machine at one number of threads. The
+    result is that of the last step, of the moving average where the recipe asks for one, which the model then holds.
+    Modes come back as they were, gradients are cleared. A loss that is not finite raises FloatingPointError.
+
+    With a folder for checkpoints, the state is saved there every so many seconds and after the last step, and a
+    training that finds one goes on from it to the same result. Where `torch.distributed` is initialised, each
+    process takes its share of every batch and all return the same.
     """
+    _check_division(recipe)
+    recipe = replace(recipe, steps=recipe.count_steps(len(data.train.labels)), epochs=None)
     if recipe.init == "xavier":
         draw_xavier(model, seed=seed)
     device = next(model.parameters()).device
-    with _mode(model, training=True), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        curve, seconds, accuracy = _run_steps(model, data, recipe, seed=seed, on_step=on_step)
+    _reset_peak(device)
+    saver = _Saver(folder=checkpoint, every_s=checkpoint_every_s, identity=_identify(model, data, recipe, seed))
+    with open_stepper(model, data.train, recipe, seed=seed) as stepper:
+        progress = saver.resume(stepper)
+        _run_steps(stepper, data, progress, saver, on_step)
+        if stepper.average is not None:
+            model.load_state_dict(stepper.average.module.state_dict())
+    return _describe(model, data, recipe, progress, peak_memory=_peak(device))
+
+
+def _run_steps(stepper: Stepper, data: DataSet, progress: Progress, saver: "_Saver", on_step: OnStep | None) -> None:
+    """All steps that are left; `progress` is kept up to date."""
+    recipe = stepper.recipe
+    marks = {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
+    batches = Batches(images=data.train, recipe=recipe, seed=stepper.seed, device=stepper.device, first=progress.step)
+    waited, start = progress.wait_seconds, time.perf_counter()
+    for parts in batches:
+        try:
+            progress.losses.append(stepper.take(parts, progress.step))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; last good checkpoint: {saver.last or 'none'}") from None
+        progress.step += 1
+        progress.seconds += time.perf_counter() - start
+        progress.wait_seconds = waited + batches.wait_seconds
+        if progress.step in marks:
+            progress.curve.append(_judge(stepper, data, progress))
+            progress.losses.clear()
+        saver.offer(stepper, progress, last=progress.step == recipe.steps)
+        if on_step is not None:
+            on_step(progress.step, recipe.steps)
+        start = time.perf_counter()
+
+
+def _judge(stepper: Stepper, data: DataSet, progress: Progress) -> Epoch:
+    accuracy = evaluate(stepper.judged, data.val)
+    loss = sum(progress.losses) / len(progress.losses)
+    return Epoch(step=progress.step, train_loss=loss, top1=accuracy.top1)
+
+
+class _Saver:
+    """Saves a training now and then; without a folder never."""
+
+    def __init__(self, *, folder: Path | None, every_s: float, identity: dict[str, object]):
+        self.folder = folder
+        self.every_s = every_s
+        self.identity = identity
+        self.last: Path | None = None
+        self._saved_at = time.monotonic()
+
+    def resume(self, stepper: Stepper) -> Progress:
+        """Where the newest checkpoint left off, or the beginning."""
+        found = None if self.folder is None else find_checkpoint(self.folder)
+        if found is None:
+            return Progress(step=0, curve=[], losses=[], seconds=0.0, wait_seconds=0.0)
+        self.last = found
+        return load_checkpoint(found, stepper, self.identity)
+
+    def offer(self, stepper: Stepper, progress: Progress, *, last: bool) -> None:
+        """Save if it is time. Only the first process writes."""
+        due = last or time.monotonic() - self._saved_at >= self.every_s
+        if self.folder is None or not due:
+            return
+        if find_processes().first:
+            self.last = save_checkpoint(self.folder, stepper, progress, self.identity)
+            self._saved_at = time.monotonic()
+        if last:
+            wait_for_all()
+
+
+def _identify(model: nn.Module, data: DataSet, recipe: TrainRecipe, seed: int) -> dict[str, object]:
+    """What two trainings must share for one to go on where the other stopped."""
+    return {
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "data": data.name,
+        "train_images": len(data.train.labels),
+        "image_size": list(data.train.pixels.shape[-2:]),
+        "processes": find_processes().count,
+        "parameters": {name: list(p.shape) for name, p in model.named_parameters()},
+    }
+
+
+def _describe(
+    model: nn.Module, data: DataSet, recipe: TrainRecipe, progress: Progress, *, peak_memory: int | None
+) -> TrainResult:
+    accuracy = evaluate(model, data.val)
     return TrainResult(
         top1=accuracy.top1,
         top5=accuracy.top5,
@@ -54,127 +148,28 @@ def train(
         batch_size=recipe.batch_size,
         images_seen=recipe.steps * recipe.batch_size,
         params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        train_seconds=seconds,
-        curve=tuple(curve),
+        train_seconds=progress.seconds,
+        wait_seconds=progress.wait_seconds,
+        peak_memory=peak_memory,
+        processes=find_processes().count,
+        curve=tuple(progress.curve),
     )
 
 
-def _run_steps(
-    model: nn.Module, data: DataSet, recipe: TrainRecipe, *, seed: int, on_step: OnStep | None
-) -> tuple[list[Epoch], float, Accuracy]:
-    """The curve, the seconds of the steps alone, and the accuracy after the last step."""
-    groups = param_groups_weight_decay(model, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-    marks = {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
-    curve: list[Epoch] = []
-    losses: list[float] = []
-    seconds = 0.0
-    for step, batch in enumerate(draw_batches(len(data.train.labels), recipe, seed=seed)):
-        start = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, recipe)
-        losses.append(_take_step(model, optimizer, data.train, batch, recipe, step=step))
-        seconds += time.perf_counter() - start
-        if step + 1 in marks:
-            accuracy = evaluate(model, data.val)
-            curve.append(Epoch(step=step + 1, train_loss=sum(losses) / len(losses), top1=accuracy.top1))
-            losses.clear()
-        if on_step is not None:
-            on_step(step + 1, recipe.steps)
-    optimizer.zero_grad()
-    return curve, seconds, accuracy
-
-
-def draw_xavier(model: nn.Module, *, seed: int) -> None:
-    """Draw all linear layers anew, Xavier-uniform as the first ViT's (Dosovitskiy et al., 2021), with biases of 0.
-
-    DeiT's and Swin's fixed deviation of 0.02 is made for wider layers. At a proxy's width it leaves an FFN so close
-    to linear that a few hundred steps do not get it away from there.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            weight = torch.empty(module.weight.shape)
-            nn.init.xavier_uniform_(weight, generator=generator)
-            with torch.no_grad():
-                module.weight.copy_(weight)
-                if module.bias is not None:
-                    module.bias.zero_()
-
-
-def learning_rate_at(step: int, recipe: TrainRecipe) -> float:
-    """The learning rate of a step, counted from 0: up in a line, then half a cosine (Loshchilov and Hutter, 2017).
-
-    The last warm-up step has the full rate; the rate would reach zero one step after the last.
-    """
-    warmup = round(recipe.warmup * recipe.steps)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / (recipe.steps - warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def draw_batches(num_images: int, recipe: TrainRecipe, *, seed: int) -> Int64[Tensor, "steps batch"]:
-    """Indices of every batch: shuffled passes over the images, end to end; counts of use differ by one at most."""
-    generator = torch.Generator().manual_seed(seed)
-    needed = recipe.steps * recipe.batch_size
-    passes = [torch.randperm(num_images, generator=generator) for _ in range(math.ceil(needed / num_images))]
-    return torch.cat(passes)[:needed].view(recipe.steps, recipe.batch_size)
-
-
-def evaluate(model: nn.Module, images: Images, *, batch_size: int = 256) -> Accuracy:
-    """Accuracy on all the images, in evaluation mode; the model comes back in the mode it had.
-
-    With fewer than five classes, top-5 counts as many as there are and is 1.
-    """
-    with _mode(model, training=False), torch.inference_mode():
-        logits = [_predict(model, pixels, images).cpu() for pixels in images.pixels.split(batch_size)]
-    return score(torch.cat(logits), images.labels)
-
-
-def _take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Images,
-    batch: Int64[Tensor, " batch"],
-    recipe: TrainRecipe,
-    *,
-    step: int,
-) -> float:
-    logits = _predict(model, images.pixels[batch], images)
-    labels = images.labels[batch].to(logits.device)
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    value = loss.item()
-    if not math.isfinite(value):
-        rate = learning_rate_at(step, recipe)
-        raise FloatingPointError(
-            f"training loss must stay finite, but got {value} at {step=}, learning rate {rate:.3g}"
-        )
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return value
-
-
-def _predict(model: nn.Module, pixels: Tensor, images: Images) -> Float[Tensor, "B classes"]:
-    device = next(model.parameters()).device
-    logits = model(scale_pixels(pixels.to(device)))
-    if logits.shape != (len(pixels), len(images.classes)):
+def _check_division(recipe: TrainRecipe) -> None:
+    parts = recipe.accumulate * find_processes().count
+    if recipe.batch_size % parts:
         raise ValueError(
-            f"model must give one score per class of the data ({len(images.classes)}), "
-            f"but got scores of shape {tuple(logits.shape)} for {len(pixels)} images"
+            f"batch_size must be a multiple of accumulate x processes ({parts}), but got {recipe.batch_size=}"
         )
-    return logits
 
 
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """All modules in one mode; each gets its own back, whatever happens."""
-    before = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        reset_peak()
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()

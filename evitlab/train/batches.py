@@ -1,0 +1,110 @@
+"""What each step trains on: which images, augmented how; made ahead while the step before is computed."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from evitlab.recipes import TrainRecipe
+from evitlab.train.augment import augment_images, mix_images
+from evitlab.train.data import Images, scale_pixels
+from evitlab.train.processes import find_processes
+
+AHEAD = 2
+"""Steps whose batches are made before they are needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images as a network reads them, and what it should answer."""
+
+    images: Float[Tensor, "B 3 H W"]
+    targets: Float[Tensor, "B classes"]
+    """Shares that add up to 1."""
+
+
+@dataclass(kw_only=True)
+class Batches:
+    """The batches of a training from one step on, each as the parts that it is computed in.
+
+    What is drawn for a step depends on the seed, the step and the process alone: a training that was interrupted goes
+    on with what it would have seen.
+    """
+
+    images: Images
+    recipe: TrainRecipe
+    seed: int
+    device: torch.device
+    first: int = 0
+    """Step to begin with."""
+    wait_seconds: float = field(default=0.0, init=False)
+    """How long the reader had to wait, all in all."""
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        ready: deque[Future[list[Batch]]] = deque()
+        worker = ThreadPoolExecutor(max_workers=1)
+        try:
+            order = draw_order(len(self.images.labels), self.recipe, seed=self.seed, first=self.first)
+            for step, rows in enumerate(order, start=self.first):
+                ready.append(worker.submit(self.make, step, rows))
+                if len(ready) > AHEAD:
+                    yield self._take(ready.popleft())
+            while ready:
+                yield self._take(ready.popleft())
+        finally:
+            worker.shutdown(wait=True, cancel_futures=True)
+
+    def make(self, step: int, rows: Int64[Tensor, " batch"]) -> list[Batch]:
+        """The parts of a step's batch that fall to this process."""
+        own = find_processes()
+        shares = rows.view(self.recipe.accumulate, own.count, -1)[:, own.rank]
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, step, own.rank))
+        return [self._augment(share, generator) for share in shares]
+
+    def _augment(self, rows: Int64[Tensor, " B"], generator: torch.Generator) -> Batch:
+        augmentation = self.recipe.augmentation
+        pixels = augment_images(self.images.pixels[rows].to(self.device), augmentation, generator)
+        images, targets = mix_images(
+            scale_pixels(pixels),
+            self.images.labels[rows].to(self.device),
+            augmentation,
+            num_classes=len(self.images.classes),
+            label_smoothing=self.recipe.label_smoothing,
+            generator=generator,
+        )
+        if self.recipe.memory_format == "channels_last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(images=images, targets=targets)
+
+    def _take(self, batch: "Future[list[Batch]]") -> list[Batch]:
+        start = perf_counter()
+        made = batch.result()
+        self.wait_seconds += perf_counter() - start
+        return made
+
+
+def draw_order(num_images: int, recipe: TrainRecipe, *, seed: int, first: int = 0) -> Iterator[Int64[Tensor, " batch"]]:
+    """Indices of every batch from a step on: shuffled passes over the images, end to end.
+
+    How often images are used differs by one at most, times the augmentation's repeats.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    repeats = recipe.augmentation.repeats
+    needed, left = recipe.batch_size // repeats, torch.empty(0, dtype=torch.int64)
+    for step in range(recipe.steps):
+        while len(left) < needed:
+            left = torch.cat([left, torch.randperm(num_images, generator=generator)])
+        rows, left = left[:needed], left[needed:]
+        if step >= first:
+            yield rows.repeat(repeats)
+
+
+def draw_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for each step and process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
