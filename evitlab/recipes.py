@@ -1,6 +1,6 @@
 """How to train: every setting of a training as plain data, and whole recipes by name."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -145,6 +145,19 @@ RECIPES: dict[str, TrainRecipe] = {
 The paper's recipe is that of the official repository (microsoft/Cream, EfficientViT/classification), its timm parts
 replaced by the same ones on whole batches; repeated augmentation is twice here, as 2048 is no multiple of 3.
 """
+
+
+STATED = (
+    "steps", "batch_size", "learning_rate", "weight_decay", "warmup", "label_smoothing", "clip_norm", "evaluations",
+    "init",
+)  # fmt: skip
+"""Fields that a recipe always states; of the others, what is left alone is left out."""
+
+
+def as_asked(recipe: TrainRecipe) -> dict[str, Any]:
+    """A recipe as records keep it: without what is off, so that a new field of the lab makes no other recipe of it."""
+    plain, off = asdict(recipe), asdict(TrainRecipe())
+    return {name: value for name, value in plain.items() if name in STATED or value != off[name]}
 
 
 def expand_recipe(value: Any) -> Any:

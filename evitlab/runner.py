@@ -1,6 +1,7 @@
 """For each variant and task not yet recorded: build, run, record. Here the paper half and the tensor half meet."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,13 +16,16 @@ from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements import MacCount, Match, OperatorProfile, Peaks, Precision, Throughput, TrainResult
 from evitlab.models.config import ModelConfig, StageConfig, config_from_dict
 from evitlab.models.network import build_model
-from evitlab.records import Environment, Record, record_key
+from evitlab.records import Environment, Record, digest, record_key
 from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings, as_arguments
 from evitlab.store import append, measured
 from evitlab.study import Study, Variant, Work
 from evitlab.subnetworks import match_throughput
-from evitlab.train.data import DataSet, classes_of, load_data
+from evitlab.train.data import DataSet, check_data, classes_of, load_data
 from evitlab.train.loop import train
+
+CHECKPOINTS = "checkpoints"
+"""Folder in a study's results, which git ignores."""
 
 Share = Callable[[float], None]
 """Told how far a piece of work is, from 0 to 1."""
@@ -34,6 +38,8 @@ class Machine:
     device: str
     peaks: Callable[[Precision], Peaks]
     """This machine's roofs in a precision; measured when first asked for."""
+    checkpoints: Path
+    """Folder of this work's own, for what it must not lose when it is killed; removed once it is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +55,12 @@ class Lab:
     """Called with 0 when work begins, then with its share done, with 1 when it ends."""
     records: list[Record] = field(default_factory=list)
 
-    @property
-    def machine(self) -> Machine:
-        """What its tasks run on."""
-        return Machine(device=self.environment.device, peaks=self.peaks)
+    def machine_for(self, variant: Variant, work: Work) -> Machine:
+        """What this work runs on."""
+        asked = [self.study.request(variant, work.task), work.variant, work.seed, self.environment.conditions]
+        return Machine(
+            device=self.environment.device, peaks=self.peaks, checkpoints=self.folder / CHECKPOINTS / digest(asked)
+        )
 
     def find(self, variant: Variant, work: Work) -> Record | None:
         """The measurement of this work under these conditions, if it has been made."""
@@ -122,35 +130,68 @@ def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: 
     """Accuracy of a network, trained from its seed."""
     height, width = config.image_size
     if height != width:
-        raise ValueError(f"the data set {settings.data!r} draws squares, but the network takes {config.image_size}")
-    data = _load(settings.data, height, settings.train_images, settings.val_images)
+        raise ValueError(f"images of {settings.data!r} are made squares, but the network takes {config.image_size}")
+    data = load_for(settings, image_size=height)
     model = build_model(config, seed=seed).to(machine.device)
-    return train(model, data, settings.recipe, seed=seed, on_step=lambda step, steps: share(step / steps))
+    return train(
+        model,
+        data,
+        settings.recipe,
+        seed=seed,
+        checkpoint=machine.checkpoints,
+        on_step=lambda step, steps: share(step / steps),
+    )
 
 
 TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_operators, "train": run_train}
 """Tasks on one network alone: `(config, settings, seed, machine, share) -> measurement`."""
 
 
-@lru_cache(maxsize=1)  # the seeds and variants of a study train on the same images
-def _load(name: str, image_size: int, train_images: int, val_images: int) -> DataSet:
-    return load_data(name, image_size=image_size, train_images=train_images, val_images=val_images)
+def read_data(study: Study, *, on_progress: Share) -> None:
+    """Decode the images that a study trains on, if that has not been done. UserError where they are missing."""
+    settings = study.tasks.train
+    if settings is None or settings.data == "shapes":  # drawn when needed
+        return
+    check_data(settings.data, root=find_root(settings))
+    variants = [variant for variant in study.variants() if variant.name not in study.references]
+    for height, _ in {make_proxy(study, variant, variant.make_config()).image_size for variant in variants}:
+        load_data(settings.data, image_size=height, **_choose_images(settings), on_progress=on_progress)
+
+
+def load_for(settings: TrainSettings, *, image_size: int) -> DataSet:
+    """The images that a training asks for; those of the last call are remembered, as variants and seeds share them."""
+    return _load(settings.data, image_size=image_size, **_choose_images(settings))
+
+
+def find_root(settings: TrainSettings) -> Path | None:
+    """The folder that the data lies in, where the settings name one."""
+    return None if settings.data_root is None else Path(settings.data_root)
+
+
+def _choose_images(settings: TrainSettings) -> dict[str, Any]:
+    images = {"train_images": settings.train_images, "val_images": settings.val_images}
+    return {**images, "root": find_root(settings)}
+
+
+_load = lru_cache(maxsize=1)(load_data)
 
 
 def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
     if work.task == "train":
         config = make_proxy(lab.study, variant, config)
-    share = partial(lab.on_progress, work)
+    share, machine = partial(lab.on_progress, work), lab.machine_for(variant, work)
     settings = getattr(lab.study.tasks, work.task)
-    run = partial(TASKS[work.task], config, settings, work.seed, lab.machine, share)
-    _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
+    run = partial(TASKS[work.task], config, settings, work.seed, machine, share)
+    record = _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
+    if record.status == "ok":
+        shutil.rmtree(machine.checkpoints, ignore_errors=True)
 
 
 def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConfig:
     """What is trained for a variant: the network itself, or the study's proxy scaled as matching scaled the network."""
     train_settings = study.tasks.train
     assert train_settings is not None
-    num_classes = len(classes_of(train_settings.data))
+    num_classes = len(classes_of(train_settings.data, root=find_root(train_settings)))
     if train_settings.proxy is None:
         return replace(config, num_classes=num_classes)
     own = variant.make_config()

@@ -24,8 +24,9 @@ from evitlab.models.knobs import per_stage
 from evitlab.models.scale import scale_width
 from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
+from evitlab.recipes import as_asked
 from evitlab.records import digest
-from evitlab.settings import MatchSettings, StudyFile, Tasks
+from evitlab.settings import MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
 from evitlab.yamlfile import YamlError, read_yaml
 
 
@@ -147,11 +148,12 @@ class Study:
         return [task for task in tasks if self.settings(task) is not None]
 
     def settings(self, task: str) -> dict[str, Any] | None:
-        """A task's settings as plain data, without the seeds; None where the study does not run it."""
+        """A task's settings as plain data, without seeds and where data lie; None where the study does not run it."""
         settings = self.match if task == "match" else getattr(self.tasks, task)
         if settings is None:
             return None
-        return {name: value for name, value in asdict(settings).items() if name != "seeds"}
+        plain = {name: value for name, value in asdict(settings).items() if name not in ("seeds", "data_root")}
+        return {**plain, "recipe": as_asked(settings.recipe)} if isinstance(settings, TrainSettings) else plain
 
     def seeds(self, task: str) -> tuple[int, ...]:
         """The seeds that a task runs with: one, but for training."""
@@ -243,7 +245,6 @@ def _shrink(study: Study) -> Study:
     if tasks.operators is not None:
         tasks = replace(tasks, operators=replace(tasks.operators, batch_size=1, repeats=2))
     if tasks.train is not None:
-        recipe = replace(tasks.train.recipe, steps=2, batch_size=8, evaluations=1)
-        tasks = replace(tasks, train=replace(tasks.train, train_images=64, val_images=64, recipe=recipe))
+        tasks = replace(tasks, train=shrink_training(tasks.train))
     match = None if match is None else replace(match, max_measurements=1)
     return replace(study, file=replace(study.file, tasks=tasks, match=match), smoke=True)

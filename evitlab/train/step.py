@@ -47,7 +47,7 @@ class Stepper:
             self.teacher = load_teacher(
                 recipe.distillation,
                 num_classes=len(images.classes),
-                image_size=tuple(images.pixels.shape[-2:]),
+                image_size=(images.pixels.shape[2], images.pixels.shape[3]),
                 device=self.device,
             )
 
