@@ -3,14 +3,12 @@
 What is measured is recorded like a study's, in a folder `<command>_<models>`; nothing is skipped as done before.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evitlab.desk import Clock, Desk, keep, one_line_errors
 from evitlab.measure.batch_curve import measure_batch_curve
 from evitlab.measure.operators import profile_operators, record_trace
 from evitlab.measure.roofline import measure_peaks
@@ -18,30 +16,12 @@ from evitlab.measure.self_test import run_self_test
 from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements import Peaks, Precision
 from evitlab.models.named import NamedModel
-from evitlab.problems import UserError
-from evitlab.records import Environment, Record, digest, record_key
+from evitlab.records import Environment, Record
 from evitlab.settings import OperatorsSettings, ThroughputSettings, as_arguments
-from evitlab.store import append, measured, read_records
+from evitlab.store import measured, read_records
 
 PEAKS = "peaks"
 """Folder beside the studies' results: what each machine can do at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Desk:
-    """Where models are measured, and the folder that keeps it."""
-
-    folder: Path
-    environment: Environment
-    on_progress: Callable[[float], None]
-    """Hears how far the present measurement is, from 0 to 1."""
-    seed: int = 0
-    smoke: bool = False
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """What every measurement is told."""
-        return {"device": self.environment.device, "seed": self.seed, "on_progress": self.on_progress}
 
 
 def name_apart(models: Sequence[NamedModel]) -> dict[str, NamedModel]:
@@ -55,8 +35,8 @@ def name_apart(models: Sequence[NamedModel]) -> dict[str, NamedModel]:
 
 def bench(desk: Desk, models: Sequence[NamedModel], settings: ThroughputSettings) -> list[Record]:
     """Throughput of some models, timed in turn; a record each."""
-    named, clock = name_apart(models), _Clock()
-    with _one_line_errors():
+    named, clock = name_apart(models), Clock()
+    with one_line_errors():
         found = measure_throughput(
             {name: model.model for name, model in named.items()},
             **as_arguments(settings),
@@ -64,7 +44,7 @@ def bench(desk: Desk, models: Sequence[NamedModel], settings: ThroughputSettings
             **desk.where,
         )
     asked = asdict(settings)
-    return [_keep(desk, name, model, "throughput", asked, found[name], clock) for name, model in named.items()]
+    return [keep(desk, name, model, "throughput", asked, found[name], clock) for name, model in named.items()]
 
 
 def measure_curves(
@@ -74,35 +54,35 @@ def measure_curves(
     records = []
     asked: dict[str, Any] = {"largest": largest, "time_limit_s": settings.time_limit_s}
     for name, model in name_apart(models).items():
-        clock = _Clock()
-        with _one_line_errors():
+        clock = Clock()
+        with one_line_errors():
             found = measure_batch_curve(
                 model.model, **asked, image_size=model.image_size, execution=settings.execution, **desk.where
             )
         asked_all = asked | {"execution": asdict(settings.execution)}
-        records.append(_keep(desk, name, model, "batch_curve", asked_all, found, clock))
+        records.append(keep(desk, name, model, "batch_curve", asked_all, found, clock))
     return records
 
 
 def check_intervals(desk: Desk, model: NamedModel, settings: ThroughputSettings, *, runs: int) -> Record:
     """Whether intervals hold on this machine: one model timed under two names, many times."""
-    clock = _Clock()
+    clock = Clock()
     names = ("batch_size", "half_width", "time_limit_s")
     asked: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"runs": runs}
     execution = settings.execution
-    with _one_line_errors():
+    with one_line_errors():
         found = run_self_test(model.model, **asked, image_size=model.image_size, execution=execution, **desk.where)
-    return _keep(desk, model.label, model, "self_test", asked | {"execution": asdict(execution)}, found, clock)
+    return keep(desk, model.label, model, "self_test", asked | {"execution": asdict(execution)}, found, clock)
 
 
 def profile(desk: Desk, model: NamedModel, settings: OperatorsSettings, peaks: Peaks) -> Record:
     """Where a model's time goes."""
-    clock = _Clock()
-    with _one_line_errors():
+    clock = Clock()
+    with one_line_errors():
         found = profile_operators(
             model.model, peaks=peaks, **as_arguments(settings), image_size=model.image_size, **desk.where
         )
-    return _keep(desk, model.label, model, "operators", asdict(settings), found, clock)
+    return keep(desk, model.label, model, "operators", asdict(settings), found, clock)
 
 
 def find_peaks(
@@ -117,15 +97,15 @@ def find_peaks(
     for record in reversed(read_records(desk.folder)):
         if record.variant == precision and record.environment.conditions == environment.conditions:
             return measured(record)
-    clock = _Clock()
+    clock = Clock()
     peaks = measure_peaks(precision=precision, **desk.where)
-    _keep(desk, precision, None, "peaks", {"precision": precision}, peaks, clock)
+    keep(desk, precision, None, "peaks", {"precision": precision}, peaks, clock)
     return peaks
 
 
 def write_trace(desk: Desk, model: NamedModel, settings: OperatorsSettings) -> Path:
     """A Chrome trace of one forward pass, in the folder `traces`, which git ignores."""
-    with _one_line_errors():
+    with one_line_errors():
         profiler = record_trace(
             model.model,
             batch_size=settings.batch_size,
@@ -140,61 +120,3 @@ def write_trace(desk: Desk, model: NamedModel, settings: OperatorsSettings) -> P
     profiler.export_chrome_trace(str(part))
     part.replace(path)
     return path
-
-
-class _Clock:
-    """When a measurement began, and how long it has taken."""
-
-    def __init__(self) -> None:
-        self.start = datetime.now(UTC).isoformat()
-        self._began = time.perf_counter()
-
-    def read(self) -> dict[str, Any]:
-        """As fields of a record."""
-        return {"start": self.start, "seconds": time.perf_counter() - self._began}
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """A model that cannot run on such images, or does not fit into memory, is one line for the user."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(lines[0]) from error
-
-
-def _keep(
-    desk: Desk, variant: str, model: NamedModel | None, task: str, settings: dict[str, Any], found: Any, clock: _Clock
-) -> Record:
-    """Record a measurement, of a model or of the machine itself."""
-    config = {} if model is None else model.config
-    weights = None if model is None else model.weights
-    record = Record(
-        key=record_key(
-            config=config,
-            weights=weights,
-            task=task,
-            settings=settings,
-            seed=desk.seed,
-            environment=desk.environment,
-            smoke=desk.smoke,
-        ),
-        study=desk.folder.parent.name if desk.smoke else desk.folder.name,
-        request=digest([config, weights, task, settings]),
-        variant=variant,
-        knobs={} if model is None else dict(model.knobs),
-        config=config,
-        task=task,
-        settings=settings,
-        status="ok",
-        measurement=asdict(found),
-        environment=desk.environment,
-        seed=desk.seed,
-        smoke=desk.smoke,
-        **clock.read(),
-    )
-    append(record, desk.folder)
-    return record

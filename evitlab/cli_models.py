@@ -1,7 +1,5 @@
 """The commands on models: `bench` and `profile`. Parse, call, print."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,21 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk
+
 if TYPE_CHECKING:
-    from evitlab.bench import Desk
+    from evitlab.desk import Desk
     from evitlab.models.named import NamedModel
     from evitlab.options import ProcessOptions
     from evitlab.records import Record
     from evitlab.settings import ThroughputSettings
 
-MODEL_HELP = (
-    "A name of the zoo (evitlab list), timm:NAME, the folder of a saved model, or file.py:function. "
-    "Knobs may follow a colon: deit_t:mhsa_ratio=0.2,qk_dim=16."
-)
-Knobs = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="A knob of every model named; may repeat.")
-]
-ImageSize = Annotated[str | None, typer.Option(metavar="224|HxW", help="Pixels; otherwise each model's own.")]
 With = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,12 +39,6 @@ BatchCurve = Annotated[
 SelfTest = Annotated[
     bool, typer.Option("--self-test", help="Time one model under two names, 20 times: do the intervals hold here?")
 ]
-Results = Annotated[Path, typer.Option(help="Folder that keeps the results.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of weights, images and the order of timing.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
-
 BENCH_ROUNDS = 2000
 """Of a bench, whose limits are precision and time."""
 LARGEST_BATCH = 1024
@@ -96,7 +82,7 @@ def bench(
     command = _choose_measurement(models, batch_curve=batch_curve, self_test=self_test, protocol=protocol)
     names, size = models or [SELF_TEST_MODEL], parse_image_size(image_size)
     process, settings = _read_bench(command, conditions, batch_size, protocol=protocol, device=device, smoke=smoke)
-    with _open_desk(command, names, process, results, device=device, seed=seed, smoke=smoke) as desk:
+    with open_desk(command, names, process, results, device=device, seed=seed, smoke=smoke) as desk:
         loaded = [_load(name, knobs, size, seed) for name in names]
         records = _measure(command, desk, loaded, settings)
     _report(records, desk, as_json=as_json)
@@ -141,7 +127,7 @@ def profile(
     size, (process, options) = parse_image_size(image_size), _read_conditions(conditions, batch_size)
     settings = make_settings(OperatorsSettings, options)
     settings = replace(settings, batch_size=1, repeats=2) if smoke else settings
-    with _open_desk("profile", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
+    with open_desk("profile", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
         from evitlab import bench as lab
 
         loaded = _load(model, knobs, size, seed)
@@ -224,40 +210,3 @@ def _load(name: str, knobs: list[str] | None, size: tuple[int, int] | None, seed
     from evitlab.options import parse_pairs
 
     return load_named(name, knobs=parse_pairs(knobs or [], option="--set"), image_size=size, seed=seed)
-
-
-@contextmanager
-def _open_desk(
-    command: str,
-    names: list[str],
-    process: "ProcessOptions",
-    results: Path,
-    *,
-    device: str,
-    seed: int,
-    smoke: bool,
-) -> "Iterator[Desk]":
-    """A desk in this process, set up as asked; mistakes in the folder come before torch is loaded."""
-    from evitlab.options import name_folder
-    from evitlab.progress import show_share
-    from evitlab.store import prepare_folder, read_records
-
-    folder = results / name_folder(command, names)
-    folder = folder / "smoke" if smoke else folder
-    prepare_folder(folder)
-    read_records(folder)
-    notes = Console(stderr=True)
-    with notes.status("loading torch", spinner="dots"):
-        from evitlab.bench import Desk
-        from evitlab.environment import describe_environment, pin_threads, tune_allocator
-
-    if process.tune_allocator:
-        tune_allocator()
-    pin_threads(process.threads)
-    environment = describe_environment(device)
-    try:
-        with show_share(notes, f"{command} {' '.join(names)}") as on_progress:
-            yield Desk(folder=folder, environment=environment, on_progress=on_progress, seed=seed, smoke=smoke)
-    except KeyboardInterrupt:
-        notes.print("interrupted; what had been recorded is kept", highlight=False)
-        raise typer.Exit(130) from None

@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from evitlab.problems import UserError, explain, suggest
-from evitlab.settings import Execution
-from evitlab.yamlfile import YamlError, parse_yaml
+from evitlab.recipes import Augmentation, Distillation, TrainRecipe
+from evitlab.settings import Execution, TrainSettings
+from evitlab.yamlfile import YamlError, parse_yaml, read_yaml
 
 Settings = TypeVar("Settings")
 
@@ -79,6 +81,47 @@ def take_process_options(options: dict[str, Any]) -> ProcessOptions:
     return ProcessOptions(threads=threads, tune_allocator=allocator == "tuned")
 
 
+def make_train_settings(
+    options: Mapping[str, Any], *, recipe: str, data: Sequence[str], data_root: str | None, seeds: Sequence[int]
+) -> TrainSettings:
+    """A training's settings: the recipe of that name, or in that YAML file, with some of its fields set otherwise.
+
+    The fields of `augmentation` and `distillation` are named side by side with the recipe's own.
+    """
+    places = {name: name for name in ("train_images", "val_images")}
+    places |= {each.name: f"recipe.{each.name}" for each in fields(TrainRecipe) if each.name not in NESTED}
+    for inner, kind in NESTED.items():
+        places |= {each.name: f"recipe.{inner}.{each.name}" for each in fields(kind)}
+    plain: dict[str, Any] = {"data": data[0] if len(data) == 1 else list(data), "data_root": data_root}
+    plain |= {"seeds": list(seeds), "recipe": _read_recipe(recipe)}
+    for name, value in options.items():
+        if name not in places:
+            allowed = [*places, *PROCESS]
+            raise UserError(f"{name} cannot be set{suggest(name, allowed)} (allowed: {', '.join(allowed)})")
+        *outer, last = places[name].split(".")
+        inside = plain
+        for step in outer:
+            inside = inside.setdefault(step, {})
+        inside[last] = value
+    return _check(TrainSettings, plain)
+
+
+NESTED: dict[str, Any] = {"augmentation": Augmentation, "distillation": Distillation}
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    """The fields in a recipe's file, or the name as the one field that stands for all."""
+    if not recipe.endswith((".yaml", ".yml")):
+        return {"preset": recipe}
+    try:
+        found = read_yaml(Path(recipe))
+    except YamlError as error:
+        raise UserError(f"{recipe}: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{recipe}: must hold the fields of a recipe, such as epochs: 10")
+    return found
+
+
 def make_settings(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
     """A task's settings from its fields and those of its execution, named side by side."""
     execution = [each.name for each in fields(Execution)]
@@ -89,8 +132,13 @@ def make_settings(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
             raise UserError(f"{name} cannot be set{suggest(name, allowed)} (allowed: {', '.join(allowed)})")
     nested: dict[str, Any] = {name: value for name, value in options.items() if name in own}
     nested["execution"] = {name: value for name, value in options.items() if name in execution}
+    return _check(kind, nested)
+
+
+def _check(kind: type[Settings], plain: Mapping[str, Any]) -> Settings:
+    """Settings from plain data, or one line that says what is wrong in the user's own words."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(nested, default=str), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)
     except ValidationError as error:
-        problems = [problem.removeprefix("execution.") for problem in explain(error, kind)]
-        raise UserError("; ".join(problems)) from None
+        inner = re.compile(r"^((execution|recipe|augmentation|distillation)\.)+")
+        raise UserError("; ".join(inner.sub("", problem) for problem in explain(error, kind))) from None

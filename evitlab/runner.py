@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
 from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements import MacCount, Match, OperatorProfile, Peaks, Precision, Throughput, TrainResult
-from evitlab.models.config import ModelConfig, StageConfig, config_from_dict
+from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
+from evitlab.proxies import load_for, make_proxy
 from evitlab.records import Environment, Record, digest, record_key
 from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings, as_arguments
 from evitlab.store import append, measured
 from evitlab.study import Study, Variant, Work
 from evitlab.subnetworks import match_throughput
-from evitlab.train.data import DataSet, check_data, classes_of, load_data
 from evitlab.train.loop import train
 
 CHECKPOINTS = "checkpoints"
@@ -147,35 +147,6 @@ TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_opera
 """Tasks on one network alone: `(config, settings, seed, machine, share) -> measurement`."""
 
 
-def read_data(study: Study, *, on_progress: Share) -> None:
-    """Decode the images that a study trains on, if that has not been done. UserError where they are missing."""
-    settings = study.tasks.train
-    if settings is None or settings.data == "shapes":  # drawn when needed
-        return
-    check_data(settings.data, root=find_root(settings))
-    variants = [variant for variant in study.variants() if variant.name not in study.references]
-    for height, _ in {make_proxy(study, variant, variant.make_config()).image_size for variant in variants}:
-        load_data(settings.data, image_size=height, **_choose_images(settings), on_progress=on_progress)
-
-
-def load_for(settings: TrainSettings, *, image_size: int) -> DataSet:
-    """The images that a training asks for; those of the last call are remembered, as variants and seeds share them."""
-    return _load(settings.data, image_size=image_size, **_choose_images(settings))
-
-
-def find_root(settings: TrainSettings) -> Path | None:
-    """The folder that the data lies in, where the settings name one."""
-    return None if settings.data_root is None else Path(settings.data_root)
-
-
-def _choose_images(settings: TrainSettings) -> dict[str, Any]:
-    images = {"train_images": settings.train_images, "val_images": settings.val_images}
-    return {**images, "root": find_root(settings)}
-
-
-_load = lru_cache(maxsize=1)(load_data)
-
-
 def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
     if work.task == "train":
         config = make_proxy(lab.study, variant, config)
@@ -185,29 +156,6 @@ def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> No
     record = _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
     if record.status == "ok":
         shutil.rmtree(machine.checkpoints, ignore_errors=True)
-
-
-def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConfig:
-    """What is trained for a variant: the network itself, or the study's proxy scaled as matching scaled the network."""
-    train_settings = study.tasks.train
-    assert train_settings is not None
-    num_classes = len(classes_of(train_settings.data, root=find_root(train_settings)))
-    if train_settings.proxy is None:
-        return replace(config, num_classes=num_classes)
-    own = variant.make_config()
-    factor = config.stages[0].width / own.stages[0].width
-    proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
-    kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
-    if set(kept) != {1.0} and "depth" not in train_settings.proxy:
-        depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]
-        proxy = proxy.with_knobs(depth=depths if len(depths) > 1 else depths[0])
-    if factor == 1:
-        return proxy.make_config()
-    return proxy.resize(proxy.make_config().stages[0].width * factor)
-
-
-def _count_layers(stage: StageConfig) -> int:
-    return sum(len(block.layers) for block in stage.blocks)
 
 
 def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:

@@ -34,10 +34,10 @@ LAYERS: dict[str, list[str]] = {
         "measure.batch_curve",
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
-        "train.shapes", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
+        "train.shapes", "train.decode", "train.cache", "train.archives", "train.folders", "train.cifar", "train.sources", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
         "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint", "train.loop",
     ],
-    "orchestration": ["subnetworks", "runner", "sweep", "bench"],
+    "orchestration": ["proxies", "subnetworks", "runner", "sweep", "bench"],
     "entry": ["cli_models", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {

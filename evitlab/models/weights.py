@@ -86,6 +86,18 @@ def save_model(model: Network, folder: Path | str) -> None:
     os.replace(text, folder / CONFIG_FILE)
 
 
+def save_state(model: nn.Module, folder: Path | str) -> None:
+    """Write the weights of a network that is not ours, under their own names, for whoever can build it.
+
+    timm reads them: `timm:NAME:checkpoint_path=FOLDER/model.safetensors`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / (WEIGHTS_FILE + ".part")
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}, part)
+    os.replace(part, folder / WEIGHTS_FILE)
+
+
 def load_model(folder: Path | str) -> Network:
     """The network of `save_model`, in eval mode, its outputs bit-identical.
 
