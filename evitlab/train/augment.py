@@ -204,10 +204,10 @@ def _warp(pixels: Tensor, operations: Sequence[str], levels: Sequence[float]) ->
     """Bilinear resampling of each image by the matrix of its own operation."""
     height, width = pixels.shape[2:]
     pairs = zip(operations, levels, strict=True)
-    matrices = torch.tensor([WARPS[name](level, height, width) for name, level in pairs])
+    matrices = torch.tensor([WARPS[name](level, height, width) for name, level in pairs], dtype=torch.float32)
     ys, xs = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
-    places = torch.stack([xs.expand(height, -1), ys[:, None].expand(-1, width), torch.ones(height, width)])
-    sources = (matrices @ places.flatten(1)).unflatten(2, (height, width))  # (B, 2, H, W)
+    row, column, shift = matrices[..., None, None].unbind(2)  # (B, 2, 1, 1) each
+    sources = row * xs + (column * ys[:, None] + shift)  # (B, 2, H, W)
     # grid_sample counts in halves of each side; and outside is 0, so grey must be
     grid = (sources.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])).to(pixels.device)
     return F.grid_sample(pixels.float() - GREY, grid, align_corners=False).add_(GREY).round_().to(torch.uint8)
@@ -219,8 +219,8 @@ def _rotate(level: float, height: int, width: int) -> list[list[float]]:
 
 
 WARPS: dict[str, Callable[[float, int, int], list[list[float]]]] = {
-    "shear_x": lambda level, height, width: [[1, -0.3 * level, -0.15 * level * height], [0, 1, 0]],
-    "shear_y": lambda level, height, width: [[1, 0, 0], [-0.3 * level, 1, -0.15 * level * width]],
+    "shear_x": lambda level, height, width: [[1, 0.3 * level, 0.15 * level * height], [0, 1, 0]],
+    "shear_y": lambda level, height, width: [[1, 0, 0], [0.3 * level, 1, 0.15 * level * width]],
     "translate_x": lambda level, height, width: [[1, 0, -int(150 / 331 * level * width)], [0, 1, 0]],
     "translate_y": lambda level, height, width: [[1, 0, 0], [0, 1, -int(150 / 331 * level * height)]],
     "rotate": _rotate,
