@@ -1,11 +1,13 @@
 """Stochastic depth against the linear rule, timm's own networks and expectations."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from conftest import draw_images, make_tiny, perturb
+from conftest import draw_images, perturb
 from scipy import stats
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -41,6 +43,12 @@ class Constant(nn.Module):
 
 def count_hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def fail_inside(model: nn.Module, rate: float, look: Callable[[], object]) -> None:
+    """An error that tells what was to be seen inside."""
+    with drop_branches(model, rate):
+        raise RuntimeError(f"inside {look() or 'nothing'}")
 
 
 def record_branches(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -84,18 +92,12 @@ def test_images_and_layers_are_left_out_apart_and_the_kept_ones_make_up_for_it()
     zeros = torch.zeros(count, 1, dtype=torch.float64)
     with drop_branches(model, rate):
         outputs = model(zeros).flatten()
-    keep = [1.0, 0.75, 0.5]
-    kept = torch.stack([torch.ones(count), torch.zeros(count), torch.zeros(count)]).bool()
-    possible = {}
-    for one in (0, 1):
-        for two in (0, 1):
-            possible[1 / keep[0] + one * 2 / keep[1] + two * 4 / keep[2]] = (one, two)
+    # the first layer always adds 1, the second 2 / 0.75 or nothing, the third 4 / 0.5 or nothing
+    possible = {1 + two * 2 / 0.75 + three * 4 / 0.5: (two, three) for two in (0, 1) for three in (0, 1)}
     assert set(outputs.unique().tolist()) == set(possible)
-    for value, (one, two) in possible.items():
-        probability = (0.75 if one else 0.25) * 0.5
-        low, high = stats.binom.interval(0.9999, count, probability)
-        assert low <= int((outputs == value).sum()) <= high, (one, two)
-    assert kept[0].all()
+    for value, (two, _) in possible.items():
+        low, high = stats.binom.interval(0.9999, count, (0.75 if two else 0.25) * 0.5)
+        assert low <= int((outputs == value).sum()) <= high, value
     assert outputs.mean().item() == pytest.approx(7, abs=5 * outputs.std().item() / count**0.5)
     assert torch.equal(model.eval()(zeros[:1]), torch.full((1, 1), 7.0, dtype=torch.float64))
 
@@ -134,9 +136,8 @@ def test_modes_may_change_inside():
 
 def test_everything_is_as_before_also_after_an_error(network: Network):
     network.train()
-    with pytest.raises(RuntimeError, match="inside"), drop_branches(network, 0.9):
-        assert count_hooks(network) > 0
-        raise RuntimeError("inside")
+    with pytest.raises(RuntimeError, match=r"inside \d+"):
+        fail_inside(network, 0.9, lambda: count_hooks(network))
     assert count_hooks(network) == 0
     assert not any(each.any() for each in record_branches(network, draw_images(8, 64, 64)))
 
@@ -169,15 +170,14 @@ def test_timms_networks_get_the_rates_that_timm_gives_them(name: str, made_with:
     assert expected
     with drop_branches(model, 0.2):
         inside = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
-    assert inside == pytest.approx(expected, abs=1e-9)
+    assert inside == pytest.approx(expected, abs=1e-7)
     assert [m.drop_prob for m in model.modules() if isinstance(m, DropPath)] == rates
 
 
 def test_timms_rates_come_back_after_an_error():
     model = nn.Sequential(DropPath(0.1), DropPath(0.3))
-    with pytest.raises(RuntimeError, match="inside"), drop_branches(model, 0.6):
-        assert [path.drop_prob for path in model] == pytest.approx([0.2, 0.6])
-        raise RuntimeError("inside")
+    with pytest.raises(RuntimeError, match=r"inside 0\.2, 0\.6"):
+        fail_inside(model, 0.6, lambda: ", ".join(f"{path.drop_prob:.1f}" for path in model))
     assert [path.drop_prob for path in model] == [0.1, 0.3]
 
 
@@ -201,17 +201,28 @@ def test_rates_out_of_range_are_refused(rate: float):
         drop_branches(Chain(2), rate).__enter__()
 
 
+COMPILED = """
+import torch
+from evitlab import create_model
+from evitlab.train.stochastic_depth import drop_branches
+
+torch.manual_seed(0)
+model = create_model("deit_t", depth=2, image_size=32, num_classes=5)
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.1)
+images = torch.randn(8, 3, 32, 32)
+with drop_branches(model, 0.9):
+    compiled = torch.compile(model, backend="aot_eager")
+    assert not torch.allclose(compiled(images), compiled(images))
+    model.eval()
+    torch.testing.assert_close(compiled(images), model(images))
+    model.train()
+    assert not torch.allclose(compiled(images), compiled(images))
+assert torch.equal(compiled(images), compiled(images))
+"""
+
+
 @pytest.mark.slow
 def test_compiled_networks_drop_too():
-    model = build_model(make_tiny("deit_t"))
-    perturb(model, seed=1)
-    images = draw_images(8, 64, 64)
-    with drop_branches(model, 0.9):
-        compiled = torch.compile(model, backend="aot_eager")
-        torch.manual_seed(0)
-        one, two = compiled(images), compiled(images)
-        assert not torch.allclose(one, two)
-        model.eval()
-        torch.testing.assert_close(compiled(images), model(images))
-        model.train()
-        assert not torch.allclose(compiled(images), compiled(images))
+    """In a process of its own: here, the shapes that are checked in tests would be compiled as well."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)

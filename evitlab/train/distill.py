@@ -42,8 +42,8 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
-        """Scores of images whose pixels were scaled from 0..255 to -2..2."""
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
+        """Scores, (B, classes) once `load_teacher` has looked at them, of images whose pixels were scaled from 0..255 to -2..2."""
         if self.statistics is not None:
             mean, deviation = self.statistics[:, :, None, None]
             images = (images / 4 + 0.5 - mean) / deviation
