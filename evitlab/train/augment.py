@@ -151,7 +151,7 @@ def _mix(images: Tensor, augmentation: Augmentation, generator: Generator) -> tu
     numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     cut = augmentation.cutmix > 0 and (augmentation.mixup == 0 or numbers.random() < 0.5)
     alpha = augmentation.cutmix if cut else augmentation.mixup
-    share = numbers.beta(alpha, alpha)
+    share = float(numbers.beta(alpha, alpha))
     if not cut:
         return torch.lerp(images.flip(0), images, share), share
     height, width = images.shape[2:]
@@ -188,7 +188,10 @@ def apply_operations(
     """
     groups: dict[tuple[str, float], list[int]] = defaultdict(list)
     for index, (name, level) in enumerate(zip(operations, levels, strict=True)):
-        groups[("warp", 0.0) if name in WARPS else (name, level)].append(index)
+        if name in WARPS:
+            groups["warp", 0.0].append(index)
+        else:
+            groups[name, abs(level) if name in UNSIGNED else level].append(index)
     changed = []
     for (name, level), indices in groups.items():
         images = pixels.index_select(0, torch.tensor(indices, device=pixels.device))
@@ -234,9 +237,11 @@ COLOURS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "color": lambda images, level: tv.adjust_saturation(images, 1 + 0.9 * level),
     "contrast": lambda images, level: tv.adjust_contrast(images, 1 + 0.9 * level),
     "sharpness": lambda images, level: tv.adjust_sharpness(images, 1 + 0.9 * level),
-    "posterize": lambda images, level: tv.posterize(images, 8 - round(4 * abs(level))),
-    "solarize": lambda images, level: tv.solarize(images, 255 * (1 - abs(level))),
+    "posterize": lambda images, level: tv.posterize(images, 8 - round(4 * level)),
+    "solarize": lambda images, level: tv.solarize(images, 255 * (1 - level)),
     "autocontrast": lambda images, level: tv.autocontrast(images),
     "equalize": lambda images, level: tv.equalize(images),
 }
 """From images and level to images (Cubuk et al., 2020, Fig. 2)."""
+UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
+"""Operations for which the sign of the level means nothing."""

@@ -43,7 +43,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
-        """Scores, (B, classes) once `load_teacher` has looked at them, of images whose pixels were scaled from 0..255 to -2..2."""
+        """Scores (B, classes) of images whose pixels were scaled from 0..255 to -2..2."""
         if self.statistics is not None:
             mean, deviation = self.statistics[:, :, None, None]
             images = (images / 4 + 0.5 - mean) / deviation
