@@ -5,7 +5,8 @@ on one machine. All but Mixup and CutMix is drawn for each image alone.
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from timm.data.mixup import mixup_target
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from evitlab.recipes import Augmentation
@@ -26,7 +26,7 @@ ERASED_AREA = (0.02, 1 / 3)
 TRIES = 10
 """Rectangles drawn for an image before giving up, as in torchvision and timm."""
 
-GREY = [128.0, 128.0, 128.0]
+GREY = 128.0
 """What comes in from outside the image: near 0 once scaled."""
 
 
@@ -148,10 +148,10 @@ def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
 def _mix(images: Tensor, augmentation: Augmentation, generator: Generator) -> tuple[Tensor, float]:
     """The batch mixed with itself in reverse, and the share that each image keeps."""
     # torch's own Beta takes no generator
-    numbers = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
+    numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     cut = augmentation.cutmix > 0 and (augmentation.mixup == 0 or numbers.random() < 0.5)
     alpha = augmentation.cutmix if cut else augmentation.mixup
-    share = numbers.beta(alpha, alpha)
+    share = float(numbers.beta(alpha, alpha))
     if not cut:
         return torch.lerp(images.flip(0), images, share), share
     height, width = images.shape[2:]
@@ -169,40 +169,70 @@ def _draw_span(side: int, share: float, numbers: np.random.Generator) -> slice:
 
 
 def _rand_augment(pixels: Tensor, magnitude: int, generator: Generator) -> Tensor:
-    """Two operations an image, drawn with replacement; images with the same one go through it together."""
-    names = list(OPERATIONS)
-    augmented = pixels.clone()
+    """Two operations an image, drawn with replacement."""
+    names = [*WARPS, *COLOURS]
     for _ in range(2):
-        operation = torch.randint(len(names), (len(pixels),), generator=generator)
-        sign = torch.randint(2, (len(pixels),), generator=generator) * 2 - 1
-        for name, each in ((name, operation == index) for index, name in enumerate(names)):
-            for direction in (1, -1) if name in SIGNED else (0,):
-                group = (each & (sign == direction) if direction else each).nonzero().flatten().to(pixels.device)
-                if len(group):
-                    level = (direction or 1) * magnitude / 10
-                    augmented[group] = OPERATIONS[name](augmented[group], level)
-    return augmented
+        operations = [names[i] for i in torch.randint(len(names), (len(pixels),), generator=generator)]
+        signs = (torch.randint(2, (len(pixels),), generator=generator) * 2 - 1).tolist()
+        pixels = apply_operations(pixels, operations, [sign * magnitude / 10 for sign in signs])
+    return pixels
 
 
-def _shear(images: Tensor, x: float, y: float) -> Tensor:
-    """By slopes, about the upper left corner, as in AutoAugment's official code."""
-    degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
-    return tv.affine(images, 0.0, [0, 0], 1.0, degrees, InterpolationMode.BILINEAR, GREY, center=[0.0, 0.0])
+def apply_operations(
+    pixels: UInt8[Tensor, "B 3 H W"], operations: Sequence[str], levels: Sequence[float]
+) -> UInt8[Tensor, "B 3 H W"]:
+    """Each image through one of RandAugment's operations at a level from -1 to 1, with torchvision's ranges.
+
+    All shifts, shears and rotations together are one resampling, and images with the same other operation at the same
+    level go through it together. What comes in from outside an image is grey.
+    """
+    groups: dict[tuple[str, float], list[int]] = defaultdict(list)
+    for index, (name, level) in enumerate(zip(operations, levels, strict=True)):
+        if name in WARPS:
+            groups["warp", 0.0].append(index)
+        else:
+            groups[name, abs(level) if name in UNSIGNED else level].append(index)
+    changed = []
+    for (name, level), indices in groups.items():
+        images = pixels.index_select(0, torch.tensor(indices, device=pixels.device))
+        if name == "warp":
+            changed.append(_warp(images, [operations[i] for i in indices], [levels[i] for i in indices]))
+        else:
+            changed.append(COLOURS[name](images, level))
+    order = torch.tensor([i for indices in groups.values() for i in indices], device=pixels.device)
+    return torch.cat(changed).index_select(0, order.argsort())
 
 
-def _translate(images: Tensor, x: float, y: float) -> Tensor:
-    """By shares of width and height, to whole pixels."""
-    pixels = [int(x * images.shape[3]), int(y * images.shape[2])]
-    return tv.affine(images, 0.0, pixels, 1.0, [0.0, 0.0], InterpolationMode.BILINEAR, GREY)
+def _warp(pixels: Tensor, operations: Sequence[str], levels: Sequence[float]) -> Tensor:
+    """Bilinear resampling of each image by the matrix of its own operation."""
+    height, width = pixels.shape[2:]
+    pairs = zip(operations, levels, strict=True)
+    matrices = torch.tensor([WARPS[name](level, height, width) for name, level in pairs], dtype=torch.float32)
+    ys, xs = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
+    row, column, shift = matrices[..., None, None].unbind(2)  # (B, 2, 1, 1) each
+    sources = row * xs + (column * ys[:, None] + shift)  # (B, 2, H, W)
+    # grid_sample counts in halves of each side; and outside is 0, so grey must be
+    grid = (sources.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])).to(pixels.device)
+    return F.grid_sample(pixels.float() - GREY, grid, align_corners=False).add_(GREY).round_().to(torch.uint8)
 
 
-OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+def _rotate(level: float, height: int, width: int) -> list[list[float]]:
+    angle = math.radians(30 * level)
+    return [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]]
+
+
+WARPS: dict[str, Callable[[float, int, int], list[list[float]]]] = {
+    "shear_x": lambda level, height, width: [[1, 0.3 * level, 0.15 * level * height], [0, 1, 0]],
+    "shear_y": lambda level, height, width: [[1, 0, 0], [0.3 * level, 1, 0.15 * level * width]],
+    "translate_x": lambda level, height, width: [[1, 0, -int(150 / 331 * level * width)], [0, 1, 0]],
+    "translate_y": lambda level, height, width: [[1, 0, 0], [0, 1, -int(150 / 331 * level * height)]],
+    "rotate": _rotate,
+}
+"""From level, height and width to where a pixel of the result is in the image, in pixels from its centre.
+
+Shears are about the upper left corner, as in torchvision and AutoAugment's official code."""
+COLOURS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda images, level: images,
-    "shear_x": lambda images, level: _shear(images, 0.3 * level, 0.0),
-    "shear_y": lambda images, level: _shear(images, 0.0, 0.3 * level),
-    "translate_x": lambda images, level: _translate(images, 150 / 331 * level, 0.0),
-    "translate_y": lambda images, level: _translate(images, 0.0, 150 / 331 * level),
-    "rotate": lambda images, level: tv.rotate(images, 30 * level, InterpolationMode.BILINEAR, fill=GREY),
     "brightness": lambda images, level: tv.adjust_brightness(images, 1 + 0.9 * level),
     "color": lambda images, level: tv.adjust_saturation(images, 1 + 0.9 * level),
     "contrast": lambda images, level: tv.adjust_contrast(images, 1 + 0.9 * level),
@@ -212,7 +242,6 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "autocontrast": lambda images, level: tv.autocontrast(images),
     "equalize": lambda images, level: tv.equalize(images),
 }
-"""RandAugment's operations with torchvision's ranges (Cubuk et al., 2020, Fig. 2): level 1, a magnitude of 10, is the
-strongest. On uint8 images of any batch size."""
-SIGNED = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness"}
-"""Operations that take a negative level as well, half of the time."""
+"""From images and level to images (Cubuk et al., 2020, Fig. 2)."""
+UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
+"""Operations for which the sign of the level means nothing."""

@@ -1,5 +1,7 @@
 """Distillation: a trained network as teacher, and its part in the loss (DeiT: Touvron et al., 2021, Sec. 4)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,8 +42,8 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
-        """Scores of images whose pixels were scaled from 0..255 to -2..2."""
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Tensor:
+        """Scores (B, classes) of images whose pixels were scaled from 0..255 to -2..2."""
         if self.statistics is not None:
             mean, deviation = self.statistics[:, :, None, None]
             images = (images / 4 + 0.5 - mean) / deviation
@@ -75,9 +77,8 @@ def load_teacher(
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"teacher {name} cannot take images of {_say_size(image_size)}{made_for} ({reason})") from None
     if shape != (1, num_classes):
-        raise UserError(
-            f"teacher {name} must score the {num_classes} classes of the data, but for an image gives {_say_shape(shape)}"
-        )
+        given = f"{shape[1]} scores" if len(shape) == 2 else f"an output of shape {shape}"
+        raise UserError(f"teacher {name} must score the {num_classes} classes of the data, but gives {given} an image")
     return teacher
 
 
@@ -115,7 +116,7 @@ def _find_statistics(found: NamedModel) -> Float[Tensor, "2 3"] | None:
     """What timm's weights were trained with; a new classifier on them, which timm draws at random, is refused."""
     if not found.label.startswith("timm:"):
         return None
-    pretrained = found.model.pretrained_cfg
+    pretrained: Any = found.model.pretrained_cfg
     classes = found.knobs.get("num_classes", pretrained["num_classes"])
     if "checkpoint_path" not in found.knobs and classes != pretrained["num_classes"]:
         raise UserError(
@@ -127,7 +128,3 @@ def _find_statistics(found: NamedModel) -> Float[Tensor, "2 3"] | None:
 
 def _say_size(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]} pixels"
-
-
-def _say_shape(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} scores" if len(shape) == 2 else f"an output of shape {shape}"
