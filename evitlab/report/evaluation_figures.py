@@ -196,7 +196,9 @@ def _draw_classes(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _short(name: str, longest: int) -> str:
-    return name if len(name) <= longest else name[: longest - 3] + "..."
+    """Cut where it is long; a dollar is one, and begins no formula."""
+    cut = name if len(name) <= longest else name[: longest - 3] + "..."
+    return cut.replace("$", r"\$")
 
 
 def _say(figure: Figure, words: str) -> Figure:
