@@ -331,6 +331,49 @@ class TrainResult:
     processes: int = 1
 
 
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """How well one class is told from the others."""
+
+    name: str
+    precision: float | None
+    """Share that is right of the images taken for this class; None where there are none."""
+    recall: float | None
+    """Share of the class's images that are found; None where it has none."""
+    f1: float | None
+    """Harmonic mean of the two; 0 where nothing is found, None where there was nothing to find or to mistake."""
+    support: int
+    """Images of this class."""
+    auc: float | None
+    """Area under the ROC curve of this class against the rest, by its probability; None where one side is empty."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Accuracy of one network on one set of images in every way that is reported."""
+
+    top1: float
+    """Share of images whose highest score is the true class."""
+    top1_low: float
+    """Wilson 95% interval over images: another draw of them, not another training."""
+    top1_high: float
+    top5: float
+    """Share whose true class is among the five highest; 1 for five classes or fewer."""
+    loss: float
+    """Mean cross-entropy in nats, without label smoothing."""
+    macro_auc: float | None
+    """Mean of the classes' AUC where it is defined; None where it is for none."""
+    ece: float
+    """Expected calibration error: mean over images of |accuracy - confidence| of their bin, 15 of equal width."""
+    num_classes: int
+    images: int
+    data: str
+    classes: tuple[ClassScore, ...]
+    """In the order of the data set."""
+
+
 MEASUREMENTS: dict[str, type] = {
     "macs": MacCount,
     "throughput": Throughput,
@@ -340,5 +383,6 @@ MEASUREMENTS: dict[str, type] = {
     "peaks": Peaks,
     "batch_curve": BatchCurve,
     "self_test": SelfTest,
+    "evaluate": Evaluation,
 }
 """What a record of each task holds."""

@@ -43,12 +43,21 @@ class Attend(nn.Module):
             if bias is not None and bias.shape[0] > 1:
                 bias = bias.repeat(len(q) // len(bias), 1, 1, 1)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        weights = self.weigh(q, k, bias)
+        # maps: heads come out channels first, so that they join without a copy
+        return weights @ v if self.channels_last else (v.mT @ weights.mT).mT
+
+    def weigh(
+        self,
+        q: Float[Tensor, "B heads N qk"],
+        k: Float[Tensor, "B heads N qk"],
+        bias: Float[Tensor, "#windows #heads N N"] | None,
+    ) -> Float[Tensor, "B heads N N"]:
+        """softmax(scale Q K^T + bias): a row for each query, over the keys; on either path these are the weights."""
         scores = (q * self.scale) @ k.mT
         if bias is not None:
             scores = (scores.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
-        weights = scores.softmax(dim=-1)  # (B, heads, N, N)
-        # maps: heads come out channels first, so that they join without a copy
-        return weights @ v if self.channels_last else (v.mT @ weights.mT).mT
+        return scores.softmax(dim=-1)
 
 
 @contextmanager
@@ -187,24 +196,43 @@ class Windowed(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3] if self.channels_last else x.shape[2:4]
-        window = min(self.window[0], height), min(self.window[1], width)
+        sizes = x.shape[1:3] if self.channels_last else x.shape[2:4]
+        height, width = int(sizes[0]), int(sizes[1])  # while tracing, sizes are tensors
+        window, shift = self.fit(height, width)
         if window == (height, width):
             return self.mixer(x)
-        shift = self.shift[0] if window[0] < height else 0, self.shift[1] if window[1] < width else 0
-        x = x if self.channels_last else x.permute(0, 2, 3, 1)
-        x = x.roll((-shift[0], -shift[1]), dims=(1, 2)) if any(shift) else x
-        x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
-        grid = x.shape[1] // window[0], x.shape[2] // window[1]
-        # while tracing, sizes are tensors
-        sizes = (int(grid[0]), int(grid[1])), (int(window[0]), int(window[1]))
-        mask = _mask_shifted(*sizes, shift, x) if any(shift) else None
-        x = x.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1)).transpose(2, 3).flatten(0, 2)
+        x = cut_windows(x if self.channels_last else x.permute(0, 2, 3, 1), window, shift)
+        grid = -(-height // window[0]), -(-width // window[1])
+        mask = _mask_shifted(grid, window, shift, x) if any(shift) else None
         x = self.mixer(x, mask) if self.channels_last else self.mixer(x.permute(0, 3, 1, 2), mask).permute(0, 2, 3, 1)
-        x = x.unflatten(0, (-1, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        x = x[:, :height, :width]
-        x = x.roll(shift, dims=(1, 2)) if any(shift) else x
+        x = join_windows(x, (height, width), shift)
         return x if self.channels_last else x.permute(0, 3, 1, 2)
+
+    def fit(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Windows and their shift on a map of this size: no larger than it, unshifted along a side that they fill."""
+        window = min(self.window[0], height), min(self.window[1], width)
+        return window, (self.shift[0] if window[0] < height else 0, self.shift[1] if window[1] < width else 0)
+
+
+def cut_windows(
+    x: Float[Tensor, "B H W C"], window: tuple[int, int], shift: tuple[int, int]
+) -> Float[Tensor, "_windows h w C"]:
+    """Shift, pad with zeros on the right and below, and cut: the windows of an image row by row, image by image."""
+    height, width = int(x.shape[1]), int(x.shape[2])
+    x = x.roll((-shift[0], -shift[1]), dims=(1, 2)) if any(shift) else x
+    x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+    grid = -(-height // window[0]), -(-width // window[1])
+    return x.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1)).transpose(2, 3).flatten(0, 2)
+
+
+def join_windows(
+    x: Float[Tensor, "_windows h w C"], size: tuple[int, int], shift: tuple[int, int]
+) -> Float[Tensor, "B H W C"]:
+    """The inverse of `cut_windows` for maps of this size: put together, cropped, shifted back."""
+    grid = -(-size[0] // int(x.shape[1])), -(-size[1] // int(x.shape[2]))
+    x = x.unflatten(0, (-1, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    x = x[:, : size[0], : size[1]]
+    return x.roll(shift, dims=(1, 2)) if any(shift) else x
 
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
