@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from evitlab.cli_models import bench, profile
+from evitlab.cli_training import evaluate, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,8 @@ app = typer.Typer(
 
 app.command()(bench)
 app.command()(profile)
+app.command()(train)
+app.command()(evaluate)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk
+from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
 
 if TYPE_CHECKING:
     from evitlab.desk import Desk
@@ -85,7 +85,7 @@ def bench(
     with open_desk(command, names, process, results, device=device, seed=seed, smoke=smoke) as desk:
         loaded = [_load(name, knobs, size, seed) for name in names]
         records = _measure(command, desk, loaded, settings)
-    _report(records, desk, as_json=as_json)
+    report(records, desk, as_json=as_json)
     failed = command == "self_test" and not smoke and not (records[0].measurement or {})["passed"]
     raise typer.Exit(1 if failed else 0)
 
@@ -135,7 +135,7 @@ def profile(
         peaks = lab.find_peaks(results, desk.environment, precision, on_progress=desk.on_progress)
         record = lab.profile(desk, loaded, settings, peaks)
         traced = lab.write_trace(desk, loaded, settings) if trace else None
-    _report([record], desk, as_json=as_json)
+    report([record], desk, as_json=as_json)
     if traced is not None:
         Console(stderr=True).print(f"trace of one pass: {traced}", highlight=False, soft_wrap=True)
 
@@ -193,16 +193,6 @@ def _measure(command: str, desk: "Desk", models: "list[NamedModel]", settings: "
     if command == "batch_curve":
         return lab.measure_curves(desk, models, settings, largest=2 if desk.smoke else LARGEST_BATCH)
     return [lab.check_intervals(desk, models[0], settings, runs=2 if desk.smoke else SELF_TEST_RUNS)]
-
-
-def _report(records: "list[Record]", desk: "Desk", *, as_json: bool) -> None:
-    """Write tables and figures, print the tables."""
-    from evitlab.report.models_report import show_models, write_models
-
-    write_models(records, desk.folder)
-    show_models(records, as_json=as_json)
-    if not as_json:
-        Console().print(f"records, tables and figures: {desk.folder}", highlight=False, soft_wrap=True)
 
 
 def _load(name: str, knobs: list[str] | None, size: tuple[int, int] | None, seed: int) -> "NamedModel":

@@ -1,5 +1,6 @@
 """What the commands on models share: options, and the desk that they work at."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from evitlab.desk import Desk
     from evitlab.options import ProcessOptions
+    from evitlab.records import Record
 
 MODEL_HELP = (
     "A name of the zoo (evitlab list), timm:NAME, the folder of a saved model, or file.py:function. "
@@ -47,18 +49,29 @@ def open_desk(
     folder = folder / "smoke" if smoke else folder
     prepare_folder(folder)
     read_records(folder)
-    notes = Console(stderr=True)
+    notes = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes, one speaks
     with notes.status("loading torch", spinner="dots"):
         from evitlab.desk import Desk
         from evitlab.environment import describe_environment, pin_threads, tune_allocator
+        from evitlab.train.processes import local_device
 
     if process.tune_allocator:
         tune_allocator()
     pin_threads(process.threads)
-    environment = describe_environment(device)
+    environment = describe_environment(local_device(device))
     try:
         with show_share(notes, f"{command} {' '.join(names)}") as on_progress:
             yield Desk(folder=folder, environment=environment, on_progress=on_progress, seed=seed, smoke=smoke)
     except KeyboardInterrupt:
         notes.print("interrupted; what had been recorded is kept", highlight=False)
         raise typer.Exit(130) from None
+
+
+def report(records: "list[Record]", desk: "Desk", *, as_json: bool) -> None:
+    """Write tables and figures, print the tables."""
+    from evitlab.report.models_report import show_models, write_models
+
+    write_models(records, desk.folder)
+    show_models(records, as_json=as_json)
+    if not as_json:
+        Console().print(f"records, tables and figures: {desk.folder}", highlight=False, soft_wrap=True)

@@ -1,25 +1,26 @@
 """The commands `train` and `evaluate`. Parse, call, print."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk
+from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
 
 if TYPE_CHECKING:
+    from evitlab.desk import Desk
     from evitlab.options import ProcessOptions
     from evitlab.settings import TrainSettings
-    from evitlab.trainings import Asked
+    from evitlab.trainings import Asked, Judged
 
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        help="shapes (drawn by code, the default), cifar10, cifar100, tiny-imagenet, imagenet, or the path of a folder, "
-        ".tar, .tar.gz or .zip with train/CLASS/IMAGE and val/CLASS/IMAGE; archives that make one tree together may "
+        help="shapes (drawn by code, the default), cifar10, cifar100, tiny-imagenet, imagenet, or the path of a "
+        "folder, .tar, .tar.gz or .zip with train/CLASS/IMAGE and val/CLASS/IMAGE; archives that make one tree together may "
         "be given one by one."
     ),
 ]
@@ -44,7 +45,7 @@ With = Annotated[
         "allocator=system; may repeat.",
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="How many trainings, with seeds from --seed on; more give an interval.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings, with seeds from --seed on; several give an interval.")]
 
 
 def train(
@@ -76,12 +77,108 @@ def train(
 
     torchrun --nproc-per-node=2 -m evitlab train deit_t --seeds 3
     """
-    from evitlab.options import parse_image_size, parse_pairs, take_process_options
+    process, settings = _read(options, recipe, data, data_root, seed=seed, seeds=seeds, smoke=smoke)
+    with (
+        open_desk("train", [model], process, results, device=device, seed=seed, smoke=smoke) as desk,
+        _join_processes(desk) as first,
+    ):
+        from evitlab.trainings import train_seeds
+
+        records = train_seeds(desk, _ask(model, knobs, image_size, settings))
+    if first:
+        report(records, desk, as_json=as_json)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " After evitlab train: results/train_MODEL/weights/seed0.")],
+    data: Data = None,
+    data_root: DataRoot = None,
+    maps: Annotated[int, typer.Option(min=0, help="Held-out images over which attention maps are drawn.")] = 4,
+    block: Annotated[str, typer.Option(help="Attention layer of the maps: a number from 0, -1 for the last.")] = "-1",
+    options: With = None,
+    knobs: Knobs = None,
+    image_size: ImageSize = None,
+    results: Results = Path("results"),
+    device: Device = "cpu",
+    seed: Seed = 0,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a model on held-out images in every way: accuracy, classes, ROC, confusions, calibration, attention, cost.
+
+    Tables (classes, confusion, roc, reliability), figures and the records, with
+    parameters, MACs, memory and throughput, are kept in results/evaluate_MODEL.
+
+    Examples:
+
+    evitlab evaluate results/train_deit_t/weights/seed0
+
+    evitlab evaluate timm:deit_tiny_patch16_224:pretrained=true --data imagenet --data-root DIR --device cuda
+
+    evitlab evaluate results/train_swin_t/weights/seed0 --data tiny-imagenet --data-root DIR --maps 8 --block 3
+    """
+    process, settings = _read(options, "proxy", data, data_root, seed=seed, seeds=1, smoke=smoke)
+    with open_desk("evaluate", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
+        from evitlab.trainings import judge
+
+        judged = judge(desk, _ask(model, knobs, image_size, settings), maps=maps, block=_read_block(block))
+    _draw(judged, desk)
+    report(judged.records, desk, as_json=as_json)
+
+
+def _read(
+    options: list[str] | None,
+    recipe: str,
+    data: list[str] | None,
+    data_root: str | None,
+    *,
+    seed: int,
+    seeds: int,
+    smoke: bool,
+) -> "tuple[ProcessOptions, TrainSettings]":
+    """What the user set: for the whole process, and for the training."""
+    from evitlab.options import make_train_settings, parse_pairs, take_process_options
     from evitlab.settings import shrink_training
 
     chosen = parse_pairs(options or [], option="--with")
     process = take_process_options(chosen)
-    settings = _make_settings(chosen, recipe, data, data_root, range(seed, seed + seeds))
-    settings = shrink_training(settings) if smoke else settings
-    asked = _Request(model, parse_pairs(knobs or [], option="--set"), parse_image_size(image_size), settings)
-    _train(asked, process, results, device=device, seed=seed, smoke=smoke, as_json=as_json)
+    settings = make_train_settings(
+        chosen, recipe=recipe, data=data or ["shapes"], data_root=data_root, seeds=range(seed, seed + seeds)
+    )
+    return process, shrink_training(settings) if smoke else settings
+
+
+def _ask(model: str, knobs: list[str] | None, image_size: str | None, settings: "TrainSettings") -> "Asked":
+    from evitlab.options import parse_image_size, parse_pairs
+    from evitlab.trainings import Asked
+
+    return Asked(
+        model=model,
+        knobs=parse_pairs(knobs or [], option="--set"),
+        image_size=parse_image_size(image_size),
+        settings=settings,
+    )
+
+
+def _read_block(text: str) -> int | str:
+    """A place in the order of the network's attention layers, or the path of one."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+@contextmanager
+def _join_processes(desk: "Desk") -> Iterator[bool]:
+    """The processes of torchrun, where it was used; whether this one is the first."""
+    from evitlab.train.processes import join_processes
+
+    with join_processes(desk.environment.device) as own:
+        yield own.first
+
+
+def _draw(judged: "Judged", desk: "Desk") -> None:
+    """Tables and figures of an evaluation, and attention over the images."""
+    from evitlab.report.evaluation_report import write_attention, write_evaluation
+
+    write_evaluation(judged.evaluation, judged.curves, desk.folder, model=judged.label)
+    write_attention(judged.images, judged.maps, desk.folder, titles=judged.titles)
+    if judged.without_maps:
+        Console(stderr=True).print(f"no attention maps: {judged.without_maps}", highlight=False, soft_wrap=True)

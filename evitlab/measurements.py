@@ -372,6 +372,8 @@ class Evaluation:
     data: str
     classes: tuple[ClassScore, ...]
     """In the order of the data set."""
+    peak_memory: int | None = None
+    """Bytes that the process held at most while it scored; None where the system does not tell."""
 
 
 MEASUREMENTS: dict[str, type] = {

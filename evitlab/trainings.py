@@ -6,9 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from evitlab.curves import Curves
 from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.measure.macs import count_macs
+from evitlab.measure.throughput import measure_throughput
+from evitlab.measurements import Evaluation
+from evitlab.memory import peak_bytes, reset_peak
+from evitlab.models.capture import attention_on_image
 from evitlab.models.named import NamedModel, load_named
 from evitlab.models.network import Network
 from evitlab.models.weights import save_model, save_state
@@ -18,12 +26,16 @@ from evitlab.problems import UserError
 from evitlab.proxies import find_root, load_for
 from evitlab.recipes import as_asked
 from evitlab.records import Record, digest
-from evitlab.settings import TrainSettings
+from evitlab.settings import ThroughputSettings, TrainSettings, as_arguments
 from evitlab.store import read_records
-from evitlab.train.data import classes_of
+from evitlab.train.data import Images, classes_of, scale_pixels
+from evitlab.train.evaluation import predict
 from evitlab.train.loop import train
+from evitlab.train.metrics import describe_scores
 from evitlab.train.processes import find_processes, wait_for_all
 
+COST_SECONDS = 10.0
+"""That an evaluation spends on timing at most."""
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
 """Folders beside the records, which git ignores."""
 IMAGE_SIZES = {"shapes": 64, "cifar10": 32, "cifar100": 32, "tiny-imagenet": 64}
@@ -56,6 +68,11 @@ class Asked:
             return self.image_size
         size = IMAGE_SIZES.get(self.settings.data) if isinstance(self.settings.data, str) else None
         return None if size is None else (size, size)
+
+    @property
+    def plain_data(self) -> dict[str, Any]:
+        """On which images a record's accuracy is."""
+        return {"data": self.settings.data, "val_images": self.settings.val_images}
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -128,3 +145,86 @@ def _part_of(desk: Desk, number: int, count: int) -> Any:
     return lambda share: desk.on_progress((number + share) / count)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An evaluation: what is recorded, and what is drawn."""
+
+    label: str
+    records: list[Record]
+    evaluation: Evaluation
+    curves: Curves
+    images: list[NDArray[np.uint8]]
+    """Height x width x 3, of those over which attention is drawn."""
+    maps: list[NDArray[np.float32]]
+    """Heads x height x width each."""
+    titles: list[str]
+    without_maps: str
+    """Why there are none; empty where there are, or none were asked for."""
+
+
+def judge(desk: Desk, asked: Asked, *, maps: int, block: int | str) -> Judged:
+    """Judge a network on the held-out images; records of its scores, its MACs and its speed."""
+    model = asked.load(seed=desk.seed)
+    height, width = model.image_size
+    if height != width:
+        raise UserError(f"images are made squares, but {model.label} takes {height} x {width} pixels")
+    images = load_for(asked.settings, image_size=height).val
+    network, clock = model.model.to(desk.environment.device).eval(), Clock()
+    reset_peak()
+    with one_line_errors():
+        scores = predict(network, images, on_progress=lambda share: desk.on_progress(0.8 * share))
+        evaluation, curves = describe_scores(scores, images.labels, images.classes, data=_name(asked.settings))
+    evaluation = replace(evaluation, peak_memory=peak_bytes())
+    records = [keep(desk, model.label, model, "evaluate", asked.plain_data, evaluation, clock)]
+    drawn, titles, without = _look(network, images, scores, count=maps, block=block)
+    records += _measure_cost(desk, model)
+    desk.on_progress(1.0)
+    return Judged(
+        label=model.label,
+        records=records,
+        evaluation=evaluation,
+        curves=curves,
+        images=[pixels.permute(1, 2, 0).numpy() for pixels in images.pixels[: len(drawn)]],
+        maps=drawn,
+        titles=titles,
+        without_maps=without,
+    )
+
+
+def _look(
+    network: nn.Module, images: Images, scores: Tensor, *, count: int, block: int | str
+) -> tuple[list[NDArray[np.float32]], list[str], str]:
+    """Attention maps over the first images, a title each, and why there are none."""
+    drawn, titles = [], []
+    device = next(network.parameters()).device
+    for number in range(min(count, len(images.labels))):
+        pixels = images.pixels[number : number + 1].to(device)
+        try:
+            looked = attention_on_image(network, scale_pixels(pixels), block)
+        except UserError as error:
+            if isinstance(block, str) or block != -1:  # asked for: a mistake
+                raise
+            return [], [], str(error)
+        drawn.append(looked.float().cpu().numpy())
+        true, taken = (images.classes[int(i)] for i in (images.labels[number], scores[number].argmax()))
+        titles.append(f"{true}, taken for {'it' if true == taken else taken}; attention layer {block}")
+    return drawn, titles, ""
+
+
+def _measure_cost(desk: Desk, model: NamedModel) -> list[Record]:
+    """Parameters, MACs, and images per second, at the size that was judged."""
+    clock = Clock()
+    settings = ThroughputSettings(
+        time_limit_s=COST_SECONDS, max_rounds=2 if desk.smoke else 400, min_rounds=2 if desk.smoke else 20
+    )
+    with one_line_errors():
+        macs = count_macs(model.model, image_size=model.image_size)
+        records = [keep(desk, model.label, model, "macs", {}, macs, clock)]
+        timed = measure_throughput(
+            {model.label: model.model}, **as_arguments(settings), image_size=model.image_size, **desk.where
+        )
+    return [*records, keep(desk, model.label, model, "throughput", asdict(settings), timed[model.label], Clock())]
+
+
+def _name(settings: TrainSettings) -> str:
+    return settings.data if isinstance(settings.data, str) else ", ".join(settings.data)

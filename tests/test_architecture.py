@@ -16,16 +16,18 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
+        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements", "curves",
         "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
-        "report.html", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
+        "report.training_figures", "report.evaluation_report", "report.html", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
+        "models.capture",
     ],
     "environment": ["environment", "memory"],
     "tasks": [
@@ -34,11 +36,12 @@ LAYERS: dict[str, list[str]] = {
         "measure.batch_curve",
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
-        "train.shapes", "train.decode", "train.cache", "train.archives", "train.folders", "train.cifar", "train.sources", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
-        "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint", "train.loop",
+        "train.shapes", "train.decode", "train.archives", "train.folders", "train.cifar", "train.sources",
+        "train.cache", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches", "train.optim",
+        "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint", "train.loop",
     ],
-    "orchestration": ["proxies", "subnetworks", "runner", "sweep", "bench"],
-    "entry": ["cli_models", "cli", "__main__"],
+    "orchestration": ["proxies", "subnetworks", "runner", "sweep", "desk", "bench", "trainings"],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],

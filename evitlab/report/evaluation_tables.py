@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
-from evitlab.measurements import Evaluation
+from evitlab.measurements import Evaluation, MacCount
 from evitlab.report.tables import percent
 
 NOT_DEFINED = "-"
@@ -20,6 +20,7 @@ def evaluation_table(evaluation: Evaluation) -> pd.DataFrame:
         ("loss", evaluation.loss, None, None, "nats"),
         ("macro AUC", evaluation.macro_auc, None, None, "share"),
         ("calibration error", evaluation.ece, None, None, "share"),
+        ("peak memory", evaluation.peak_memory, None, None, "bytes"),
         ("images", evaluation.images, None, None, "count"),
         ("classes", evaluation.num_classes, None, None, "count"),
     ]
@@ -85,19 +86,24 @@ def most_confused(curves: Curves, *, count: int) -> pd.DataFrame:
     return table[table["images"] > 0]
 
 
-def render_evaluation(evaluation: Evaluation, *, title: str = "Evaluation") -> Table:
-    """The summary for a terminal: shares in percent, the interval beside top-1, the data below."""
+def render_evaluation(evaluation: Evaluation, *, title: str = "Evaluation", macs: MacCount | None = None) -> Table:
+    """The summary for a terminal: shares in percent, the interval beside top-1, the network's size, the data below."""
     shown = Table(title=escape(title), box=None, padding=(0, 2, 0, 0))
     shown.title_justify = shown.caption_justify = "left"
     shown.add_column("")
     shown.add_column("", justify="right")
     shown.add_column("95% interval", justify="right")
     for row in evaluation_table(evaluation).to_dict("records"):
-        if row["unit"] == "count":
+        if row["unit"] in ("count", "bytes"):
             continue
         sign = " %" if row["unit"] == "share" else ""
         interval = "" if pd.isna(row["low"]) else f"{percent(row['low'])}-{percent(row['high'])}"
         shown.add_row(row["measure"] + sign, _show(row["value"], row["unit"]), interval)
+    if macs is not None:
+        shown.add_row("parameters M", f"{macs.params / 1e6:.2f}", "")
+        shown.add_row("MACs M (papers: FLOPs)", f"{macs.macs / 1e6:.1f}", "")
+    if evaluation.peak_memory is not None:
+        shown.add_row("memory of the process MB", f"{evaluation.peak_memory / 1e6:.0f}", "")
     shown.caption = escape(
         f"{evaluation.images:,} images, {evaluation.num_classes} classes of {evaluation.data}. "
         "The interval is Wilson's, over images: how far another draw of images may lie, not another training."

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from evitlab.options import name_folder
 from evitlab.records import Record
+from evitlab.report.evaluation_tables import evaluation_table, render_evaluation
 from evitlab.report.frame import to_png
 from evitlab.report.profile_figures import mhsa_ffn_bars, roofline_plot, runtime_breakdown
 from evitlab.report.profile_tables import (
@@ -26,6 +27,8 @@ from evitlab.report.profile_tables import (
 from evitlab.report.tables import TableError, to_csv
 from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
 from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
+from evitlab.report.training_figures import training_plot
+from evitlab.report.training_tables import group_runs, render_training, training_table
 from evitlab.store import RECORDS, measured, write_atomically
 
 
@@ -60,11 +63,11 @@ def show_models(
 
 
 def select_latest(records: Sequence[Record]) -> list[Record]:
-    """The latest timing of each model under each set of conditions, and its latest profile, curve or self-test."""
+    """The latest timing of each model under each set of conditions, each of its trainings, else what is latest."""
     latest = {}
     for record in records:
-        conditions = record.key if record.task == "throughput" else ""
-        latest[record.task, record.variant, conditions] = record
+        apart = record.key if record.task in ("throughput", "train") else ""
+        latest[record.task, record.variant, apart] = record
     return sorted(latest.values(), key=lambda record: record.start)
 
 
@@ -87,6 +90,10 @@ def _tables(records: Sequence[Record], *, mixed: bool = False) -> dict[str, pd.D
     tables = {}
     if timings := [record for record in records if record.task == "throughput"]:
         tables["table"] = timing_table(timings, mixed=mixed)
+    if trained := [record for record in records if record.task == "train"]:
+        tables["training"] = training_table(trained)
+    for name, evaluation in _of(records, "evaluate").items():
+        tables[_join("evaluation", name, records)] = evaluation_table(evaluation)
     for name, curve in _of(records, "batch_curve").items():
         tables[_join("batch_curve", name, records)] = curve_table(curve)
     for result in _of(records, "self_test").values():
@@ -117,6 +124,8 @@ def _figures(records: Sequence[Record]) -> dict[str, Figure]:
     timings = [record for record in records if record.task == "throughput"]
     if len(timings) > 1:
         figures["ratios"] = ratio_plot(timings)
+    if runs := group_runs([record for record in records if record.task == "train"]):
+        figures["training"] = training_plot(runs, title=f"Training {', '.join(runs)}")
     if curves := _of(records, "batch_curve"):
         figures["batch_curve"] = batch_curve_plot(curves)
     for name, profile in _of(records, "operators").items():
@@ -132,6 +141,11 @@ def _render(records: Sequence[Record], *, mixed: bool) -> list[Table]:
     shown = []
     if timings := [record for record in records if record.task == "throughput"]:
         shown.append(render_timing(timing_table(timings, mixed=mixed)))
+    if trained := [record for record in records if record.task == "train"]:
+        shown.append(render_training(training_table(trained)))
+    counted = _of(records, "macs")
+    for name, evaluation in _of(records, "evaluate").items():
+        shown.append(render_evaluation(evaluation, title=name, macs=counted.get(name)))
     shown += [
         render_curve(curve, title=f"Batch curve of {name}") for name, curve in _of(records, "batch_curve").items()
     ]
