@@ -1,12 +1,15 @@
 """The fields of a study file and what it may set for each task; plain data, so that a study is read without torch."""
 
+import os
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from evitlab.measurements import Precision
+from evitlab.problems import suggest
 from evitlab.recipes import STRICT, Count, Positive, RecipeField, TrainRecipe
 
 
@@ -80,14 +83,34 @@ class OperatorsSettings:
             raise ValueError(f"execution.mode must be eager to be profiled, but got {self.execution.mode=}")
 
 
+DATA_NAMES = ("shapes", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
+"""Data sets that have a name; others are paths."""
+
+
+def check_data_names(data: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The same, if it is a data set's name or a path, or several; a path has a separator or a suffix, or is there."""
+    names = (data,) if isinstance(data, str) else data
+    for name in names or [""]:
+        is_path = "/" in name or os.sep in name or Path(name).suffix or (name and Path(name).exists())
+        if not is_path and (name not in DATA_NAMES or len(names) > 1):
+            allowed = "paths" if len(names) > 1 else f"one of {', '.join(DATA_NAMES)}, or a path"
+            raise ValueError(f"must be {allowed} (with a / or a suffix), but got {name!r}{suggest(name, DATA_NAMES)}")
+    return data
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainSettings:
     """What accuracy is measured on, and at what budget."""
 
-    data: Literal["shapes"] = "shapes"
-    train_images: Count = 8192
-    """Different images to train on."""
-    val_images: Count = 2048
+    data: Annotated[str | tuple[str, ...], AfterValidator(check_data_names)] = "shapes"
+    """A name, or the path of a folder or archive with train/CLASS/IMAGE and val/CLASS/IMAGE, or several archives that
+    make one tree together."""
+    data_root: str | None = None
+    """Folder that holds the data set, and that paths start from. None: what the command line says, else the cache's."""
+    train_images: Count | None = None
+    """Different images to train on, as many of each class. None: all there are; 8192 of `shapes`."""
+    val_images: Count | None = None
+    """Images to judge by. None: all there are; 2048 of `shapes`."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1)
     """One training each: initialisation and order of the images. The images are the same."""
     proxy: dict[str, Any] | None = None
