@@ -11,8 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from evitlab.problems import UserError
 
@@ -108,13 +108,13 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+        file: BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
         with file, tarfile.open(fileobj=file, mode="r:") as tar:
             yield tar
             _check_end(tar, file)
 
 
-def _check_end(tar: tarfile.TarFile, file: BinaryIO) -> None:
+def _check_end(tar: tarfile.TarFile, file: BufferedIOBase) -> None:
     """tarfile takes a file cut between two members for a whole one, and stops before gzip's checksum is compared."""
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

@@ -127,13 +127,15 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR does not need")
 
 
-def _make_array(kind: None, shape: tuple[int, ...], code: str) -> np.ndarray:
+def _make_array(kind: None, shape: tuple[int, ...], code: str | bytes) -> np.ndarray:
     """An empty array, which its state then fills."""
     return np.empty(0, np.uint8)
 
 
 def _make_type(code: str, align: int, copy: int) -> np.dtype:
-    """The official files give 0 and 1 where numpy now wants booleans."""
+    """Bytes alone; the official files give 0 and 1 where numpy now wants booleans."""
+    if code != "u1":
+        raise pickle.UnpicklingError(f"it asks for an array of {code!r}, which CIFAR does not need")
     return np.dtype(code, align=bool(align), copy=bool(copy))
 
 

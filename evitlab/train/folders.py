@@ -10,6 +10,7 @@ from evitlab.problems import UserError, shorten
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Suffixes of images, as torchvision's ImageFolder takes them."""
 ANNOTATIONS = "val/val_annotations.txt"
+SPLITS = ("train", "val")
 LAYOUT = "train/CLASS/IMAGE and val/CLASS/IMAGE"
 
 
@@ -35,7 +36,7 @@ def list_images(names: Iterable[str], read_text: Callable[[str], str], *, where:
     names = list(names)
     top = _find_top(names, where=where)
     inside = {name.removeprefix(top): name for name in names if name.startswith(top)}
-    splits = {split: _find_classes(inside, split, where=where) for split in ("train", "val")}
+    splits = {split: _find_classes(inside, split, where=where) for split in SPLITS}
     if ANNOTATIONS in inside and set(splits["val"]) == {"images"}:
         splits["val"] = _read_annotations(splits["val"]["images"], read_text(inside[ANNOTATIONS]), where=where)
     elif ANNOTATIONS in inside and not splits["val"].get("images"):
@@ -43,8 +44,7 @@ def list_images(names: Iterable[str], read_text: Callable[[str], str], *, where:
     wnids = _check_classes(splits, where=where)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     train, val = (
-        {inside[f"{split}/{name}"]: labels[wnid] for wnid, name in mix_classes(splits[split])}
-        for split in ("train", "val")
+        {inside[f"{split}/{name}"]: labels[wnid] for wnid, name in mix_classes(splits[split])} for split in SPLITS
     )
     return Listing(classes=_name_classes(wnids, inside, read_text), train=train, val=val)
 
@@ -65,13 +65,17 @@ def _draw(label: str, name: str) -> bytes:
 
 def _find_top(names: list[str], *, where: str) -> str:
     """`""`, or the one folder that holds train/ and val/."""
-    folders = {tuple(name.split("/")[:-1][:2]) for name in names}
-    tops = {folder[0] for folder in folders if folder}
-    if {"train", "val"} <= tops:
-        return ""
-    for top in sorted(tops):
-        if {(top, "train"), (top, "val")} <= folders:
-            return f"{top}/"
+    folders = {tuple(name.split("/", 2)[:-1]) for name in names if "/" in name}
+    tops = {folder[0] for folder in folders}
+    held = {("", top) for top in tops}
+    held |= {(f"{folder[0]}/", folder[1]) for folder in folders if len(folder) > 1 and folder[0] not in SPLITS}
+    homes = sorted({home for home, folder in held if folder in SPLITS})
+    if len(homes) > 1:
+        found = ", ".join(home or "./" for home in homes)
+        raise UserError(f"{where}: must hold train/ and val/ in one place, but got {found}")
+    for home in homes:
+        if all((home, split) in held for split in SPLITS):
+            return home
     found = ", ".join(sorted(tops)[:4]) or "no folders"
     raise UserError(f"{where}: must hold {LAYOUT}, but got {found}{', ...' if len(tops) > 4 else ''}")
 
@@ -116,7 +120,7 @@ def _check_classes(splits: Mapping[str, Mapping[str, list[str]]], *, where: str)
         for label, names in sorted(classes.items()):
             if not names:
                 raise UserError(f"{where}: {split}/{label}: must hold images ({', '.join(IMAGES)}), but has none")
-    train, val = (set(splits[split]) for split in ("train", "val"))
+    train, val = (set(splits[split]) for split in SPLITS)
     for label in sorted(train ^ val):
         there, lacking = ("train", "val") if label in train else ("val", "train")
         raise UserError(
