@@ -20,7 +20,7 @@ Data = Annotated[
     list[str] | None,
     typer.Option(
         help="shapes (drawn by code, the default), cifar10, cifar100, tiny-imagenet, imagenet, or the path of a "
-        "folder, .tar, .tar.gz or .zip with train/CLASS/IMAGE and val/CLASS/IMAGE; archives that make one tree together may "
+        "folder, .tar, .tar.gz or .zip with train/CLASS/IMAGE and val/CLASS/IMAGE; archives that make one tree may "
         "be given one by one."
     ),
 ]

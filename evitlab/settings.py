@@ -1,7 +1,7 @@
 """The fields of a study file and what it may set for each task; plain data, so that a study is read without torch."""
 
 import os
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,6 +118,15 @@ class TrainSettings:
     variant's proxy is scaled by the factor that matching gave the variant. None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
+
+
+def shrink_training(settings: TrainSettings) -> TrainSettings:
+    """The same path in seconds: a few steps on a few images."""
+    augmentation = replace(settings.recipe.augmentation, repeats=1)
+    recipe = replace(
+        settings.recipe, steps=2, epochs=None, batch_size=8, accumulate=1, evaluations=1, augmentation=augmentation
+    )
+    return replace(settings, train_images=64, val_images=64, recipe=recipe)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

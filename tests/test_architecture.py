@@ -16,14 +16,15 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements", "curves",
-        "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
+        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
+        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
-        "report.training_figures", "report.evaluation_report", "report.html", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.training_figures", "report.evaluation_report", "report.html",
+        "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -37,8 +38,9 @@ LAYERS: dict[str, list[str]] = {
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
         "train.shapes", "train.decode", "train.archives", "train.folders", "train.cifar", "train.sources",
-        "train.cache", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches", "train.optim",
-        "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint", "train.loop",
+        "train.cache", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
+        "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint",
+        "train.loop",
     ],
     "orchestration": ["proxies", "subnetworks", "runner", "sweep", "desk", "bench", "trainings"],
     "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
@@ -158,11 +160,11 @@ def test_public_things_have_docstrings(path):
 
 
 def test_nothing_that_is_loaded_can_execute():
-    """Only safe YAML, no pickle, no eval."""
+    """Only safe YAML, no eval, no pickle but by a subclass of the unpickler that builds plain data alone."""
     for path in MODULES:
         source = path.read_text()
         assert not re.search(
-            r"\bpickle\b|\btorch\.load\(|(?<![.\w])eval\(|\bexec\(|yaml\.(unsafe|full)_load", source
+            r"\bpickle\.(loads?|Unpickler)\(|\btorch\.load\(|(?<![.\w])eval\(|\bexec\(|yaml\.(unsafe|full)_load", source
         ), path
 
 
