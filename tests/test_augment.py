@@ -311,6 +311,26 @@ def test_erasing_puts_noise_into_one_rectangle_of_some_images(height: int, width
     assert stats.kstest(erased[changed][:20000].numpy(), "norm").pvalue > 1e-4
 
 
+def test_nothing_as_high_as_the_image_is_erased():
+    """A third of 12 x 40 pixels is often higher than 12 as drawn: it is drawn again."""
+    images = torch.full((600, 3, 12, 40), 7.0)
+    erased, _ = mix(images, torch.arange(600) % 9, make(0), random_erasing=1.0)
+    heights = (erased != 7)[:, 0].any(2).sum(1)
+    assert heights.max() == 11
+    assert heights.min() > 0
+
+
+def test_images_are_erased_before_they_are_mixed():
+    """As in timm: the noise is mixed too, so that a mixed image holds its share of it."""
+    images = torch.zeros(2, 3, 40, 40)
+    mixed, targets = mix(images, torch.arange(2), make(1), random_erasing=1.0, mixup=5.0)
+    alone, _ = mix(images, torch.arange(2), make(1), random_erasing=1.0)
+    share = mixup_target(torch.arange(2), 9, 1.0, 0.1)
+    share = (targets[0, 0] - share[0, 1]) / (share[0, 0] - share[0, 1])
+    assert 0.05 < share < 0.95
+    torch.testing.assert_close(mixed, share * alone + (1 - share) * alone.flip(0), atol=1e-5, rtol=0)
+
+
 # Mixup and CutMix
 
 
