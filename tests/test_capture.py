@@ -1,6 +1,7 @@
 """Attention maps: against timm's own on the same weights, against plain loops, and by hand where they lie."""
 
 import math
+from itertools import product
 
 import pytest
 import timm
@@ -126,9 +127,10 @@ def test_a_further_pass_replaces_the_maps():
 
 @pytest.mark.parametrize("name", ["deit_t", "swin_t", "efficientvit_m0", "timm"])
 def test_hooks_come_off_even_after_an_error(name):
-    model = make_twins("swin_t")[1] if name == "timm" else make_model(name)
+    model = make_twins("deit_t")[1] if name == "timm" else make_model(name)
     model.train()
     fused = [getattr(module, "fused_attn", None) for module in model.modules()]
+    assert any(fused) == (name == "timm")
     hooks = hooks_of(model)
     with capture_attention(model):
         assert hooks_of(model) > hooks
@@ -139,6 +141,22 @@ def test_hooks_come_off_even_after_an_error(name):
     assert hooks_of(model) == hooks
     assert [getattr(module, "fused_attn", None) for module in model.modules()] == fused
     assert all(module.training for module in model.modules())
+
+
+def test_a_pass_that_breaks_off_leaves_nothing_to_the_next():
+    model = make_model("efficientvit_m0")
+    images = draw_images(1, 64, 64)
+    with torch.no_grad(), capture_attention(model) as expected:
+        model(images)
+    second_head = next(iter(find_attention(model).values())).mixer.qkv[1]
+    with torch.no_grad(), capture_attention(model) as maps:
+        handle = second_head.register_forward_pre_hook(lambda _, args: (args[0][:, 1:],))
+        with pytest.raises(RuntimeError):
+            model(images)
+        assert not maps
+        handle.remove()
+        model(images)
+    assert all(torch.equal(maps[name], expected[name]) for name in expected)
 
 
 # Over the image
@@ -172,25 +190,48 @@ def test_deit_s_map_is_the_class_token_s_row():
     assert relative_error(got, expected) < 1e-5
 
 
+def list_places(size, window, shift) -> list[dict[int, tuple[int, int]]]:
+    """For each window of one image the row and column that each of its positions came from; padding is left out."""
+    windows = []
+    for row, column in product(range(math.ceil(size[0] / window[0])), range(math.ceil(size[1] / window[1]))):
+        inside = {}
+        for y, x in product(range(window[0]), range(window[1])):
+            down, right = row * window[0] + y, column * window[1] + x
+            if down < size[0] and right < size[1]:
+                inside[y * window[1] + x] = (down + shift[0]) % size[0], (right + shift[1]) % size[1]
+        windows.append(inside)
+    return windows
+
+
 @pytest.mark.parametrize("size", [(6, 6), (7, 9), (2, 9), (3, 3)])
 @pytest.mark.parametrize("shift", [(0, 0), (1, 2)])
 def test_windows_are_cut_and_joined_place_by_place(size, shift):
     window = min(3, size[0]), 3
-    shift = shift if window < size else (0, 0)
-    places = torch.arange(2.0 * size[0] * size[1]).view(2, *size, 1) + 1
-    windows = cut_windows(places, window, shift)
-    grid = math.ceil(size[0] / window[0]), math.ceil(size[1] / 3)
-    assert windows.shape == (2 * grid[0] * grid[1], *window, 1)
-    for number, cut in enumerate(windows):
-        image, within = divmod(number, grid[0] * grid[1])
-        row, column = divmod(within, grid[1])
-        for y in range(window[0]):
-            for x in range(3):
-                down, right = row * window[0] + y, column * 3 + x
-                inside = down < size[0] and right < size[1]
-                at = (down + shift[0]) % size[0], (right + shift[1]) % size[1]
-                assert cut[y, x] == (places[image, *at] if inside else 0)
-    assert torch.equal(join_windows(windows, size, shift), places)
+    images = torch.arange(2.0 * size[0] * size[1]).view(2, *size, 1) + 1
+    cut = cut_windows(images, window, shift)
+    expected = [(image, inside) for image in images for inside in list_places(size, window, shift)]
+    assert cut.shape == (len(expected), *window, 1)
+    for got, (image, inside) in zip(cut.flatten(1).tolist(), expected, strict=True):
+        assert got == [image[inside[number]].item() if number in inside else 0 for number in range(len(got))]
+    assert torch.equal(join_windows(cut, size, shift), images)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_place_is_looked_at_by_the_mean_query_of_its_window(block):
+    """Swin on 16 x 16 and 8 x 8 positions, padded to 21 and 14: padding looks too, but does not count."""
+    model = make_model("swin_t")
+    image = draw_images(1, 64, 64)
+    with torch.no_grad(), capture_attention(model) as maps:
+        model(image)
+    name, layer = list(find_attention(model).items())[block]
+    side = (16, 16, 8, 4)[block]
+    window, shift = layer.fit(side, side)
+    assert any(shift) == (block == 1)
+    expected = torch.zeros(2, side, side)
+    for weights, inside in zip(maps[name], list_places((side, side), window, shift), strict=True):
+        for key, place in inside.items():
+            expected[:, *place] = torch.stack([weights[:, query, key] for query in inside]).mean(0)
+    assert relative_error(attention_on_image(model, image, block), expected) < 1e-5
 
 
 @pytest.mark.parametrize(("side", "shifted"), [(56, False), (64, False), (64, True)])
