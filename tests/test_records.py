@@ -56,5 +56,5 @@ def test_a_record_comes_back_from_its_line():
     back = RECORD.validate_json(line, strict=True)
     assert back.to_json() == line
     assert set(MEASUREMENTS) == {
-        "macs", "throughput", "operators", "match", "train", "peaks", "batch_curve", "self_test",
+        "macs", "throughput", "operators", "match", "train", "peaks", "batch_curve", "self_test", "evaluate",
     }  # fmt: skip
