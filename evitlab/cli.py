@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from evitlab.cli_models import bench, profile
-from evitlab.cli_training import evaluate, train
+from evitlab.cli_training import DataRoot, evaluate, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +45,7 @@ Where = Annotated[
 def run(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
     results: Results = Path("results"),
+    data_root: DataRoot = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     seed: Seed = 0,
     smoke: Annotated[
@@ -57,9 +58,9 @@ def run(
     What has been measured is kept: run it again after an interruption and it goes on, after an edit and only what the
     edit changed is measured.
     """
-    from evitlab.study import load_study
+    from evitlab.study import load_study, place_data
 
-    read = load_study(study, seed=seed, smoke=smoke)
+    read = place_data(load_study(study, seed=seed, smoke=smoke), data_root)
     folder = results / read.name / "smoke" if smoke else results / read.name
     failed = _run(read, study, results, folder, device=device, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
@@ -76,7 +77,8 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
     with notes.status("loading torch", spinner="dots"):
         from evitlab.bench import find_peaks
         from evitlab.environment import describe_environment, tune_allocator
-        from evitlab.progress import StudyProgress
+        from evitlab.progress import StudyProgress, show_share
+        from evitlab.proxies import read_data
         from evitlab.report.study_report import STUDY_COPY, write_report
         from evitlab.runner import Lab, find_missing
         from evitlab.sweep import run_study
@@ -98,6 +100,9 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
     )
     missing = find_missing(lab, study.rows())
     try:
+        if any(work.task == "train" for work in missing):
+            with show_share(notes, "decoding images") as share:
+                read_data(study, on_progress=share)
         with StudyProgress(missing, notes) as progress:
             bar.append(progress)
             done = run_study(lab)

@@ -217,6 +217,15 @@ def load_study(path: Path | str, *, seed: int = 0, smoke: bool = False) -> Study
     return _shrink(study) if smoke else study
 
 
+def place_data(study: Study, root: str | None) -> Study:
+    """The same study with the folder that its data lies in on this machine, which is no part of what it asks."""
+    train = study.tasks.train
+    if root is None or train is None:
+        return study
+    tasks = replace(study.tasks, train=replace(train, data_root=root))
+    return replace(study, file=replace(study.file, tasks=tasks))
+
+
 def _vary(base: Variant, match: MatchSettings | None, name: str, changes: dict[str, Any]) -> Variant:
     """A variant: from another network where its changes name one, else from the study's base."""
     own = {knob: value for knob, value in changes.items() if knob not in NO_KNOBS}

@@ -1,4 +1,7 @@
-"""Memory-bound shares over the MHSA ratio, a line a series of subnetworks: the supplement's Fig. 1-4 in one picture."""
+"""What changes with the MHSA ratio, a line a series of subnetworks: accuracy (Fig. 3 of the paper), memory-bound shares
+(Fig. 1-4 of its supplement)."""
+
+from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,11 +14,11 @@ PANELS = {"memory_bound_share": "by the paper's classes", "roofline_memory_bound
 MARKERS = "osD^vP"
 
 
-def find_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows that differ in nothing but the MHSA ratio, by what they share; a ratio by itself is no series."""
+def find_series(table: pd.DataFrame, column: str = "memory_bound_share") -> dict[str, pd.DataFrame]:
+    """Rows with a value that differ in nothing but the MHSA ratio, by what they share; one by itself is no series."""
     if KNOB not in table:
         return {}
-    rows = table[table[KNOB].notna() & table["memory_bound_share"].notna()]
+    rows = table[table[KNOB].notna() & table[column].notna()]
     others = [name for name in table.columns if name.startswith("knob_") and name != KNOB]
     labels = rows.apply(lambda row: _label(row, others), axis=1) if len(rows) else pd.Series(dtype=str)
     found = {str(label): rows[labels == label].sort_values(KNOB) for label in dict.fromkeys(labels)}
@@ -36,13 +39,47 @@ def memory_bound_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -
         for axes, (column, name) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             for number, (label, rows) in enumerate(series.items()):
                 _draw_line(axes, rows, column, label=label, number=number)
-            axes.set_title(f"memory-bound share {name}, %", loc="left")
-            axes.set_xlabel("mhsa_ratio")
-            axes.set_xticks(sorted({ratio for rows in series.values() for ratio in rows[KNOB]}))
+            _finish(axes, series, title=f"memory-bound share {name}, %")
             axes.set_ylim(bottom=0)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        _add_legend(figure, axes)
     return figure
+
+
+def accuracy_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -> Figure:
+    """Accuracy against the MHSA ratio, a line a series; the source's own beside it, on a scale of its own.
+
+    Points are means over seeds, bars reach from the lowest seed to the highest.
+    """
+    series = find_series(table, "top1")
+    source = find_series(table, "paper_top1")
+    with style():
+        figure = start_figure(9.5 if source else 6, 4.6, title=title, subtitle=subtitle)
+        if not series:
+            figure.text(0.5, 0.4, "no two accuracies that differ in the MHSA ratio alone", ha="center")
+            return figure
+        axes, *beside = figure.subplots(1, 2 if source else 1, squeeze=False)[0]
+        for number, (label, rows) in enumerate(series.items()):
+            seeds = rows["top1_values"].map(lambda values: values if isinstance(values, list) else [])
+            low, high = (seeds.map(pick, na_action="ignore") for pick in (min, max))
+            _draw_line(axes, rows.assign(top1_low=low, top1_high=high), "top1", label=label, number=number)
+        _finish(axes, series, title="top-1 %, mean and range of the seeds")
+        for right in beside:
+            for number, (label, rows) in enumerate(source.items()):
+                _draw_line(right, rows, "paper_top1", label=label, number=number)
+            _finish(right, source, title="in the paper: top-1 % on ImageNet")
+        _add_legend(figure, axes)
+    return figure
+
+
+def _finish(axes: Axes, series: Mapping[str, pd.DataFrame], *, title: str) -> None:
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("mhsa_ratio")
+    axes.set_xticks(sorted({ratio for rows in series.values() for ratio in rows[KNOB]}))
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
 
 
 def _draw_line(axes: Axes, rows: pd.DataFrame, column: str, *, label: str, number: int) -> None:

@@ -13,7 +13,7 @@ from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
 from evitlab.report.html import Page, Picture, render_page
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
-from evitlab.report.series_figures import find_series, memory_bound_lines
+from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
 from evitlab.store import measured, write_atomically
 from evitlab.study import Study
@@ -75,9 +75,13 @@ def describe_proxy(study: Study) -> str:
     if train.proxy is not None:
         knobs = ", ".join(f"{knob} {value}" for knob, value in train.proxy.items())
         what = f"a proxy of the network timed: the same knobs at {knobs} (scaled as the network was)"
+    recipe = train.recipe
+    length = f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs in batches"
+    data = train.data if isinstance(train.data, str) else ", ".join(train.data)
     return (
-        f"Accuracy is that of {what}, trained for {train.recipe.steps} steps of {train.recipe.batch_size} images of "
-        f"the data set '{train.data}' with {len(train.seeds)} seeds. It is not ImageNet's."
+        f"Accuracy is that of {what}, trained for {length} of {recipe.batch_size} images of "
+        f"the data set '{data}' with {len(train.seeds)} seeds."
+        + ("" if data == "imagenet" else " It is not ImageNet's.")
     )
 
 
@@ -93,6 +97,10 @@ def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[s
         alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
         caption = "Accuracy and speed of every variant, with 95% intervals."
         drawn["throughput_accuracy"] = (figure, alt, caption)
+    if len(find_series(table, "top1")) > 1:
+        lines = accuracy_lines(table, title=study.file.question, subtitle=describe_proxy(study))
+        alt = "Accuracy against the MHSA ratio, a line a series, beside the source's; the numbers are in the table."
+        drawn["accuracy_lines"] = (lines, alt, "Accuracy over the MHSA ratio; bars reach from seed to seed.")
     if find_series(table):
         lines = memory_bound_lines(table, title=study.file.question)
         alt = "Memory-bound share of the runtime against the MHSA ratio, a line a series; the numbers are in the table."
