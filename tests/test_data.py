@@ -10,12 +10,13 @@ import torch
 from fake_images import as_tiny_imagenet, make_cifar, make_tree, write_archive, write_folder
 from jaxtyping import Float
 from PIL import Image
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from evitlab import create_model
 from evitlab.problems import UserError
-from evitlab.settings import DATA_NAMES
+from evitlab.settings import DATA_NAMES, TrainSettings
 from evitlab.train.cache import find_entry, read_index
 from evitlab.train.cifar import KINDS, read_cifar
 from evitlab.train.data import DataSet, Images, check_data, classes_of, load_data, make_shapes, scale_pixels
@@ -148,6 +149,25 @@ def test_every_data_set_loads(name: str | tuple[str, ...], root: Path):
 def test_names_are_those_that_settings_allow():
     named = [name for name in DATA if "/" not in name and "." not in name and name != "parts"]
     assert tuple(named) == DATA_NAMES
+
+
+@pytest.mark.parametrize("data", [*DATA_NAMES, "./mine", "mine.zip", ("a.tar", "b.tar"), "/"])
+def test_settings_take_names_and_paths(data: str | tuple[str, ...]):
+    assert TrainSettings(data=data).data == data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("cifar-10", r"must be one of shapes, .*, or a path .*'cifar-10'; did you mean cifar10"),
+        ("", "or a path"),
+        ((), "or a path"),
+        (("shapes", "cifar10"), "must be paths"),
+    ],
+)
+def test_settings_refuse_what_is_neither(data: str | tuple[str, ...], message: str):
+    with pytest.raises(ValidationError, match=message):
+        TrainSettings(data=data)
 
 
 def test_pixels_and_labels_belong_together(root: Path):

@@ -28,8 +28,8 @@ from evitlab.train.sources import Source
 
 VERSION = 1
 """Of the files' format and of the order and decoding of images: another one makes all anew."""
-NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
-"""MAP_NORESERVE, which Python names from 3.13 on: without it, Linux maps no more than memory if copies may be made."""
+NO_RESERVE = 0x4000
+"""Linux's MAP_NORESERVE, which Python names from 3.13 on: else no more than memory is mapped if it may be written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +129,15 @@ def _decode_into(
 
 def _map(entry: Path, image_size: int, counts: tuple[int, int]) -> np.ndarray | None:
     """A file of pixels, or None where there is none that is whole."""
-    with (
-        suppress(FileNotFoundError, ValueError, EOFError, TypeError),
-        open(_name_file(entry, image_size, counts), "rb") as file,
-    ):
+    how: dict[str, int] = {"access": mmap.ACCESS_COPY}
+    if sys.platform == "linux":
+        how = {"flags": mmap.MAP_PRIVATE | NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    path = _name_file(entry, image_size, counts)
+    with suppress(FileNotFoundError, ValueError, EOFError, TypeError), open(path, "rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         if shape == (sum(counts), 3, image_size, image_size) and dtype == np.uint8:
-            mapped = mmap.mmap(
-                file.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-            )
+            mapped = mmap.mmap(file.fileno(), 0, **how)
             return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell())
     return None
 
