@@ -29,7 +29,7 @@ from evitlab.train.sources import Source
 VERSION = 1
 """Of the files' format and of the order and decoding of images: another one makes all anew."""
 NO_RESERVE = 0x4000
-"""Linux's MAP_NORESERVE, which Python names from 3.13 on: else no more than memory is mapped if it may be written to."""
+"""Linux's MAP_NORESERVE, which Python names from 3.13 on: without it no more than memory is mapped copy-on-write."""
 
 
 @dataclass(frozen=True, kw_only=True)
