@@ -45,12 +45,12 @@ class Clock:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """A model that cannot run on such images, or does not fit into memory, is one line for the user."""
+    """A model that cannot run on such images, does not fit into memory or diverges is one line for the user."""
     try:
         yield
     except UserError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, FloatingPointError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(lines[0]) from error
 

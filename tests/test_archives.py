@@ -17,10 +17,16 @@ SUFFIXES = [".tar", ".tar.gz", ".tgz", ".zip"]
 
 @pytest.mark.parametrize("suffix", ["", *SUFFIXES])
 def test_names_and_contents_are_those_that_were_packed(suffix: str, tmp_path: Path):
-    files = make_tree() | {"train/empty/": b"", ".DS_Store": b"x", "train/._cat": b"x", "__MACOSX/cat": b"x"}
+    files = make_tree() | {
+        "train/empty/": b"",
+        ".DS_Store": b"x",
+        "train/.old/cat/x.png": b"x",
+        "train/._cat": b"x",
+        "__MACOSX/cat": b"x",
+    }
     path = write_archive(tmp_path / f"a{suffix}", files) if suffix else write_folder(tmp_path / "a", files)
     assert is_archive(path) == bool(suffix)
-    shown = {name for name in files if "._" not in name and ".DS" not in name and "MACOSX" not in name}
+    shown = {name for name in files if "/." not in name and ".DS" not in name and "MACOSX" not in name}
     assert {name for name in list_names(path) if not name.endswith("/")} == shown - {"train/empty/"}
     assert "train/empty/" in list_names(path)
     wanted = {"val/cat/cat_100.png", "train/dog/dog_3.png", "not there"}

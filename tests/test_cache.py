@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,7 +112,6 @@ def test_a_part_is_decoded_alone_and_is_the_beginning_of_all(tmp_path: Path, mon
 def test_what_is_written_to_the_pixels_reaches_no_file(tmp_path: Path):
     path = write_folder(tmp_path / "a", make_tree())
     train, _ = load(path, tmp_path / "cache")
-    assert isinstance(train, np.memmap)
     before = train.copy()
     train[:] = 0
     np.testing.assert_array_equal(load(path, tmp_path / "cache")[0], before)
@@ -156,6 +157,25 @@ def test_a_torn_file_is_made_anew(tmp_path: Path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_who_comes_second_waits_and_decodes_nothing(tmp_path: Path, monkeypatch):
+    path = write_archive(tmp_path / "a.zip", make_tree())
+    began = []
+    real = cache_module.decode_all
+
+    def slow(pictures, **named):
+        began.append(path)
+        time.sleep(0.2)
+        yield from real(pictures, **named)
+
+    monkeypatch.setattr(cache_module, "decode_all", slow)
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(load, path, tmp_path / "cache") for _ in range(4)]
+    assert len(began) == 1
+    for run in runs:
+        np.testing.assert_array_equal(run.result()[0], runs[0].result()[0])
+
+
+@pytest.mark.slow
 def test_two_processes_decode_once(tmp_path: Path):
     path = write_folder(tmp_path / "a", make_tree())
     code = f"""
@@ -197,7 +217,7 @@ def test_classes_are_listed_once_and_nothing_is_decoded(tmp_path: Path, no_decod
 
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch):
     path = write_folder(tmp_path / "a", make_tree())
-    monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((0, 0)) and type("", (), {"free": 2303})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2303))
     with pytest.raises(UserError, match=r"room for 12 images of 8 pixels, .*set EVITLAB_CACHE"):
         load(path, tmp_path / "cache")  # 12 * 3 * 8 * 8 = 2304
 

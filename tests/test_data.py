@@ -1,17 +1,30 @@
 """Data sets as tensors, and what it takes to tell the classes of `shapes` apart."""
 
+import io
+import resource
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from fake_images import as_tiny_imagenet, make_cifar, make_tree, write_archive, write_folder
 from jaxtyping import Float
+from PIL import Image
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from evitlab import create_model
+from evitlab.problems import UserError
 from evitlab.recipes import TrainRecipe
-from evitlab.train.data import DATASETS, DataSet, Images, load_data, make_shapes, scale_pixels
+from evitlab.settings import DATA_NAMES, TrainSettings
+from evitlab.train.cache import find_entry, read_index
+from evitlab.train.cifar import KINDS, read_cifar
+from evitlab.train.data import DataSet, Images, check_data, classes_of, load_data, make_shapes, scale_pixels
 from evitlab.train.evaluation import evaluate
 from evitlab.train.loop import train
 from evitlab.train.shapes import RELATIONS
+from evitlab.train.sources import find_source
 
 
 class PatchBag(nn.Module):
@@ -92,17 +105,129 @@ def test_no_images_are_refused():
         make_shapes(num_images=0, seed=0)
 
 
-def test_unknown_data_names_what_there_is():
-    with pytest.raises(ValueError, match=r"data must be one of shapes, but got name='imagenet'"):
-        load_data("imagenet")
+def test_unknown_data_names_what_there_is(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"one of shapes, cifar10, cifar100, tiny-imagenet, imagenet, or the path"
+    ) as error:
+        load_data("shapse", root=tmp_path)
+    assert "'shapse'; did you mean shapes?" in str(error.value)
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_data_set_loads(name: str):
-    data = load_data(name, train_images=48, val_images=32)
-    assert (len(data.train.labels), len(data.val.labels), data.name) == (48, 32, name)
-    assert data.train.classes == data.val.classes
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with a small data set for each name and kind of path."""
+    tree = make_tree(classes=("a", "b", "c"), train=20, val=10)
+    for kind in KINDS.values():
+        write_archive(tmp_path / kind.filename, make_cifar(kind, per_file=36))
+    write_archive(
+        tmp_path / "tiny-imagenet-200.zip", {f"tiny-imagenet-200/{k}": v for k, v in as_tiny_imagenet(tree).items()}
+    )
+    write_folder(tmp_path / "imagenet", tree)
+    write_archive(tmp_path / "tree.tar", tree)
+    for part, label in (("x", "abc"), ("y", "d")):
+        files = make_tree(classes=tuple(label), train=20, val=10)
+        write_archive(tmp_path / "parts" / f"{part}.tar.gz", files)
+    return tmp_path
+
+
+DATA = ["shapes", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "tree.tar", "parts", "./imagenet"]
+
+
+@pytest.mark.parametrize("name", [*DATA, ("parts/x.tar.gz", "parts/y.tar.gz")])
+def test_every_data_set_loads(name: str | tuple[str, ...], root: Path):
+    shares: list[float] = []
+    check_data(name, root=root, cache=root / "cache")
+    sizes = {"train_images": 24, "val_images": 16}
+    data = load_data(name, **sizes, image_size=32, root=root, cache=root / "cache", on_progress=shares.append)
+    assert (len(data.train.labels), len(data.val.labels)) == (24, 16)
+    assert data.train.pixels.shape[1:] == data.val.pixels.shape[1:] == (3, 32, 32)
+    assert data.train.classes == data.val.classes == classes_of(name, root=root, cache=root / "cache")
     assert len(data.train.first(5).labels) == len(data.train.first(5).pixels) == 5
+    assert data.name == (name if isinstance(name, str) else "parts/x.tar.gz, parts/y.tar.gz")
+    assert shares == sorted(shares)
+    assert shares[-1:] == ([1.0] if name != "shapes" else [])
+
+
+def test_names_are_those_that_settings_allow():
+    named = [name for name in DATA if "/" not in name and "." not in name and name != "parts"]
+    assert tuple(named) == DATA_NAMES
+
+
+@pytest.mark.parametrize("data", [*DATA_NAMES, "./mine", "mine.zip", ("a.tar", "b.tar"), "/"])
+def test_settings_take_names_and_paths(data: str | tuple[str, ...]):
+    assert TrainSettings(data=data).data == data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("cifar-10", r"must be one of shapes, .*, or a path .*'cifar-10'; did you mean cifar10"),
+        ("", "or a path"),
+        ((), "or a path"),
+        (("shapes", "cifar10"), "must be paths"),
+    ],
+)
+def test_settings_refuse_what_is_neither(data: str | tuple[str, ...], message: str):
+    with pytest.raises(ValidationError, match=message):
+        TrainSettings(data=data)
+
+
+def test_pixels_and_labels_belong_together(root: Path):
+    tree = make_tree(classes=("a", "b", "c"), train=20, val=10)
+    data = load_data("tree.tar", image_size=8, root=root, cache=root / "cache")
+    for split, images in (("train", data.train), ("val", data.val)):
+        found = {
+            pixels.numpy().tobytes(): int(label) for pixels, label in zip(images.pixels, images.labels, strict=True)
+        }
+        expected = {}
+        for name, content in tree.items():
+            if name.startswith(split):
+                pixels = np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1)
+                expected[pixels.tobytes()] = "abc".index(name.split("/")[1])
+        assert found == expected
+
+
+def test_cifars_pixels_and_labels_belong_together(root: Path):
+    _, train, val = read_cifar("cifar100", root / "cifar-100-python.tar.gz")
+    data = load_data("cifar100", image_size=32, root=root, cache=root / "cache")
+    for images, theirs in ((data.train, train), (data.val, val)):
+        found = {
+            pixels.numpy().tobytes(): int(label) for pixels, label in zip(images.pixels, images.labels, strict=True)
+        }
+        assert found == {pixels.tobytes(): label for pixels, label in zip(theirs.pixels, theirs.labels, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tree.tar"])
+def test_a_part_is_balanced_and_the_same_for_every_seed(name: str, root: Path):
+    one, other = (
+        load_data(name, image_size=8, train_images=31, val_images=6, seed=seed, root=root, cache=root / "cache")
+        for seed in (0, 1)
+    )
+    counts = one.train.labels.bincount()
+    assert counts.max() - counts.min() == 1
+    assert torch.equal(one.train.pixels, other.train.pixels)
+
+
+def test_more_images_than_there_are_is_an_error(root: Path):
+    with pytest.raises(UserError, match=r"train_images must be at most 60, all that tree\.tar has, but got 61"):
+        load_data("tree.tar", train_images=61, root=root, cache=root / "cache")
+    with pytest.raises(UserError, match=r"val_images must be at least 1, but got 0"):
+        load_data("tree.tar", val_images=0, root=root, cache=root / "cache")
+
+
+def test_reading_a_part_leaves_the_rest_on_disk(tmp_path: Path, monkeypatch):
+    """A sparse file of 80 GB stands for what was decoded before: more than the memory of most machines."""
+    path = write_folder(tmp_path / "tree", make_tree(train=8, val=1))
+    source, size = find_source(str(path), root=tmp_path), 38_000
+    entry = find_entry(source, tmp_path / "cache")
+    read_index(source, entry)
+    np.lib.format.open_memmap(entry / f"pixels-{size}-16-2.npy", mode="w+", dtype=np.uint8, shape=(18, 3, size, size))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    monkeypatch.setattr("evitlab.train.cache.decode_all", None)
+    data = load_data(str(path), image_size=size, train_images=10, cache=tmp_path / "cache")
+    assert data.train.pixels.nbytes > 40e9
+    assert data.train.pixels[9, 0, -1, -5:].tolist() == [0] * 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_pixels_are_scaled_to_minus_two_and_two():

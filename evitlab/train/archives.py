@@ -87,8 +87,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = name.rstrip("/").split("/")
-    return parts[-1].startswith(".") or parts[0] == "__MACOSX"
+    return name.startswith((".", "__MACOSX/")) or "/." in name
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def _download(name: str, root: Path) -> Path:
     kind = KINDS[name]
     try:
         return download_cifar(name, root)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise UserError(
             f"{name}: not found in {root} (looked for {kind.base_folder}/ and {kind.filename}), and not downloaded: "
             f"{error}; get {kind.url} and give its folder with --data-root"
