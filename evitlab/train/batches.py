@@ -52,7 +52,7 @@ class Batches:
         if self.device.type == "cpu":
             # A second thread would take turns with torch's own on the same cores, which wait for one another at the
             # end of every operator: with it, training was half as fast.
-            making = (self.make(step, rows) for step, rows in steps)
+            making: Iterator[list[Batch]] = (self.make(step, rows) for step, rows in steps)
         else:
             making = self._make_ahead(steps)
         while True:
