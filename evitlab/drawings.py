@@ -1,6 +1,7 @@
 """What an evaluation is drawn from, on disk beside the records: reports draw it without torch and without weights."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,9 @@ from evitlab.store import StoreError, folder_name, write_atomically
 
 EVALUATIONS = "evaluations"
 """Folder in a study's results: a folder a variant, with figures, tables, and in `seed<N>` what they are drawn from."""
+
+DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for files that are not whole."""
 
 CURVES = ("confusion", "true_positive_rates", "bin_counts", "bin_confidences", "bin_accuracies")
 
@@ -54,7 +58,7 @@ def read_drawings(path: Path, *, key: str) -> Drawings | None:
     Raises StoreError for a file that cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             if str(file["key"]) != key:
                 return None
             found = {name: file[name] for name in file.files}
@@ -68,5 +72,5 @@ def read_drawings(path: Path, *, key: str) -> Drawings | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise StoreError(f"{path}: must hold the curves of an evaluation ({error}); delete it to do without") from None

@@ -137,7 +137,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 def folder_name(variant: str) -> str:
     """A variant's name as a folder's, of characters that every file system takes; different names stay different."""
     plain = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", variant).strip("-.")[:80]
-    return plain if plain == variant else f"{plain}-{digest(variant)[:8]}"
+    return plain if plain == variant else f"{plain}-{digest(variant)[:8]}".lstrip("-")
 
 
 @contextmanager

@@ -52,7 +52,12 @@ def test_links_lead_somewhere(link):
     assert link.startswith("https://") or (ROOT / link).exists()
 
 
+NOT_RUN = "cifar100_report"
+"""A study without results, which says so."""
+
+
 def test_the_shipped_results_are_of_the_shipped_study():
-    for path in sorted((ROOT / "studies").glob("*.yaml")):
+    assert load_study(ROOT / "studies" / f"{NOT_RUN}.yaml").file.cost.startswith("not run yet")
+    for path in sorted(path for path in (ROOT / "studies").glob("*.yaml") if path.stem != NOT_RUN):
         assert (ROOT / "results" / path.stem / "study.yaml").read_text() == path.read_text()
         assert os.path.getsize(ROOT / "results" / path.stem / "records.jsonl") > 0
