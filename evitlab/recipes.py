@@ -168,7 +168,8 @@ def expand_recipe(value: Any) -> Any:
         return value
     name = value["preset"]
     if not isinstance(name, str) or name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{suggest(name, RECIPES)} (allowed: {', '.join(RECIPES)})")
+        hint = suggest(name, RECIPES) if isinstance(name, str) else ""
+        raise ValueError(f"unknown recipe {name!r}{hint} (allowed: {', '.join(RECIPES)})")
     preset = RECIPES[name]
     own = {key: each for key, each in value.items() if key != "preset"}
     if isinstance(own.get("augmentation"), dict):

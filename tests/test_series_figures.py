@@ -1,11 +1,11 @@
-"""Memory-bound shares over the MHSA ratio."""
+"""Memory-bound shares and accuracies over the MHSA ratio."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
 from evitlab.report.frame import to_png
-from evitlab.report.series_figures import find_series, memory_bound_lines
+from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 
 SWIN, DEIT = {"name": "swin_t", "attention_path": "explicit"}, "deit_t"
 
@@ -74,3 +74,31 @@ def test_without_a_series_it_says_so_and_the_bytes_stay_the_same():
     assert "no two profiles" in memory_bound_lines(make_table().iloc[:2], title="t").texts[-1].get_text()
     first, second = (to_png(memory_bound_lines(make_table(), title="t", subtitle="s")) for _ in range(2))
     assert first == second
+
+
+def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """Two seeds a variant; the source knows the first six rows."""
+    values = [None, *([0.1 + 0.01 * row, 0.2 + 0.02 * row] for row in range(1, 10))]
+    top1 = [np.nan, *(float(np.mean(each)) for each in values[1:])]
+    paper = [np.nan, *(0.6 + 0.01 * row for row in range(1, 7)), *[np.nan] * 3]
+    return table.assign(top1_values=pd.Series(values, dtype=object), top1=top1, paper_top1=paper)
+
+
+def test_accuracies_are_drawn_from_seed_to_seed_beside_the_source_s():
+    table = with_accuracy(make_table())
+    ours, paper = accuracy_lines(table, title="t").axes
+    series = find_series(table, "top1")
+    assert [line.get_label() for line in ours.lines] == list(series)
+    for line, bars, rows in zip(ours.lines, ours.collections, series.values(), strict=True):
+        assert np.allclose(line.get_ydata(), 100 * rows["top1"])
+        for segment, values in zip(bars.get_segments(), rows["top1_values"], strict=True):
+            assert np.allclose(segment[:, 1], 100 * np.array(values))
+    assert [line.get_label() for line in paper.lines] == ["swin_t 1.25x", "swin_t 1.5x"]
+    assert np.allclose(paper.lines[0].get_ydata(), [62, 63, 61])  # by ratio, not by row
+
+
+def test_without_a_source_ours_stand_alone():
+    table = with_accuracy(make_table()).assign(paper_top1=np.nan)
+    assert len(accuracy_lines(table, title="t").axes) == 1
+    figure = accuracy_lines(table.assign(top1=np.nan), title="t")
+    assert "no two accuracies" in figure.texts[-1].get_text()

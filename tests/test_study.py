@@ -238,7 +238,7 @@ def test_seed_is_added_to_the_trainings(write):
         ("  macs: {}", "  mac: {}", "tasks.mac: unknown; did you mean macs"),
         ("seeds: [0, 1]", "seeds: [1, 1]", r"seeds: must hold different seeds, at least one, but got \[1, 1\]"),
         ("seeds: [0, 1]", "recipe: {steps: 1}", "recipe: evaluations must be at most steps=1, but got evaluations=2"),
-        ("seeds: [0, 1]", "data: cifar", "tasks.train.data: must be one of .* but got 'cifar'; did"),
+        ("seeds: [0, 1]", "data: cifar", "tasks.train.data: must be one of shapes, cifar10, .*; did you mean cifar10"),
         ("width: 48", "width: 50", "tasks.train.proxy: num_heads must divide width, but got num_heads=3 and width=50"),
         ("  throughput: {batch_size: 2}\n", "", "match: needs the task throughput"),
         ("mhsa_ratio: [0, 0.5]", "width: [48, 96]", "match: sets the width of every variant"),

@@ -89,7 +89,7 @@ def save_model(model: Network, folder: Path | str) -> None:
 def save_state(model: nn.Module, folder: Path | str) -> None:
     """Write the weights of a network that is not ours, under their own names, for whoever can build it.
 
-    timm reads them: `timm:NAME:checkpoint_path=FOLDER/model.safetensors`.
+    timm reads them: `timm:NAME:checkpoint_path=FOLDER/weights.safetensors`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,9 +59,9 @@ def accuracy_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -> Fi
             return figure
         axes, *beside = figure.subplots(1, 2 if source else 1, squeeze=False)[0]
         for number, (label, rows) in enumerate(series.items()):
-            seeds = rows["top1_values"].map(lambda values: values if isinstance(values, list) else [])
-            low, high = (seeds.map(pick, na_action="ignore") for pick in (min, max))
-            _draw_line(axes, rows.assign(top1_low=low, top1_high=high), "top1", label=label, number=number)
+            seeds = rows["top1_values"]
+            reach = rows.assign(top1_low=seeds.map(min), top1_high=seeds.map(max))
+            _draw_line(axes, reach, "top1", label=label, number=number)
         _finish(axes, series, title="top-1 %, mean and range of the seeds")
         for right in beside:
             for number, (label, rows) in enumerate(source.items()):

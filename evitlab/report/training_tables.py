@@ -47,21 +47,10 @@ def render_training(table: pd.DataFrame) -> Table:
     shown = Table(title="Trainings", box=None, padding=(0, 2, 0, 0))
     shown.title_justify = shown.caption_justify = "left"
     shown.add_column("model")
-    for name in (
-        "seed",
-        "top-1 %",
-        "top-5 %",
-        "loss",
-        "top-1 % on training images",
-        "images/s",
-        "waiting %",
-        "memory MB",
-    ):
+    for name in ("seed", "top-1 %", "top-5 %", "loss", "trained on: top-1 %", "images/s"):
         shown.add_column(name, justify="right")
     for (model, _), rows in table.groupby(["model", "request"], sort=False):
         for row in rows.to_dict("records"):
-            waited = "" if pd.isna(row["wait_seconds"]) else percent(row["wait_seconds"] / row["train_seconds"])
-            memory = "" if pd.isna(row["peak_memory"]) else f"{row['peak_memory'] / 1e6:.0f}"
             shown.add_row(
                 escape(str(model)),
                 str(row["seed"]),
@@ -69,17 +58,24 @@ def render_training(table: pd.DataFrame) -> Table:
                 f"{row['loss']:.3f}",
                 percent(row["train_top1"]),
                 f"{row['train_samples_per_sec']:.0f}",
-                waited,
-                memory,
             )
         low, high = mean_interval(list(rows["top1"]))
         if low is not None and high is not None:
-            mean = percent(rows["top1"].mean())
-            shown.add_row("", "mean", f"{mean} ({percent(low)}-{percent(high)})", end_section=True)
-    first = table.iloc[0]
-    shown.caption = escape(
-        f"{first['data']}, {first['num_classes']} classes: {first['train_images']:,} images to train on, "
-        f"{first['val_images']:,} to judge by; {first['steps']:,} steps of {first['batch_size']}. "
-        "In brackets: Student t 95% interval over seeds."
-    )
+            shown.add_row("", "mean", f"{percent(rows['top1'].mean())}\n{percent(low)}-{percent(high)}")
+    shown.caption = escape(_describe(table))
     return shown
+
+
+def _describe(table: pd.DataFrame) -> str:
+    """On what, how long, and what it cost besides time."""
+    first, waited = table.iloc[0], (table["wait_seconds"] / table["train_seconds"]).max()
+    costs = [] if pd.isna(waited) else [f"waiting for images took at most {percent(waited)}% of the time"]
+    costs += (
+        [] if pd.isna(table["peak_memory"].max()) else [f"memory at most {table['peak_memory'].max() / 1e6:.0f} MB"]
+    )
+    seeds = " Below a mean: Student t 95% interval over seeds." if len(table) > 1 else ""
+    return (
+        f"{first['data']}, {first['num_classes']} classes: {first['train_images']:,} images to train on, "
+        f"{first['val_images']:,} to judge by; {first['steps']:,} steps of {first['batch_size']}"
+        f"{''.join('; ' + cost for cost in costs)}.{seeds}"
+    )
