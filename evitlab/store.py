@@ -47,6 +47,15 @@ def prepare_folder(folder: str | Path) -> None:
             pass
 
 
+def discard_empty(folder: str | Path) -> None:
+    """Take back what `prepare_folder` made, where nothing has been recorded since and nothing else lies there."""
+    path = Path(folder) / RECORDS
+    with suppress(OSError):  # it is not there, or other files are
+        if path.stat().st_size == 0:
+            path.unlink()
+            path.parent.rmdir()
+
+
 def append(record: Record, folder: str | Path) -> None:
     """Add one record to the folder's file, on disk before this returns; on an error the file is as it was.
 

@@ -18,7 +18,7 @@ from evitlab.store import folder_name
 ODD = "qk_dim=4, a/b"
 
 
-def judge(folder: Path, variant: str, seed: int, *, skill: float = 0.6, maps: int = 0):
+def judge(folder: Path, variant: str, seed: int, *, skill: float = 0.6, maps: int = 0, without: str = ""):
     """A record of an evaluation and what it draws; the better the skill, the more images are found."""
     evaluation, curves = make_evaluation(5, skill=skill)
     record = make_record("evaluate", evaluation, variant=variant, seed=seed)
@@ -27,7 +27,7 @@ def judge(folder: Path, variant: str, seed: int, *, skill: float = 0.6, maps: in
         images=(np.zeros((8, 8, 3), np.uint8),) * maps,
         maps=(np.ones((2, 2, 2), np.float32),) * maps,
         titles=("it",) * maps,
-        without_maps="",
+        without_maps=without,
     )
     write_drawings(drawings, place_drawings(folder, variant, seed), key=record.key)
     return record
@@ -78,6 +78,11 @@ def test_curves_that_are_lost_or_of_another_record_are_said_not_drawn(tmp_path):
     shown = write_evaluations([lost, replace(other, key="0" * 16), fail(failed, "x")], tmp_path)
     assert shown.files == {"lost": [], "other": []}
     assert not list((tmp_path / "evaluations").rglob("*.csv"))
+
+
+def test_a_network_without_attention_says_so(tmp_path):
+    shown = write_evaluations([judge(tmp_path, "v", 0, without="it has none")], tmp_path)
+    assert all(picture.caption.endswith(" No attention maps: it has none.") for picture in shown.pictures[1:])
 
 
 @pytest.mark.parametrize("records", [[], [make_record("train", make_training())]])

@@ -45,7 +45,7 @@ def write_evaluations(records: Sequence[Record], folder: Path) -> Evaluated:
         record = first[variant]
         drawings = read_drawings(place_drawings(folder, variant, record.seed), key=record.key)
         files[variant] = [] if drawings is None else _write_variant(record, drawings, folder)
-        pictures += [] if drawings is None else _show(record, folder)
+        pictures += [] if drawings is None else _show(record, drawings, folder)
     return Evaluated(pictures=pictures, files=files)
 
 
@@ -70,11 +70,12 @@ def _write_variant(record: Record, drawings: Drawings, folder: Path) -> list[str
     return sorted(f"{place}/{path.name}" for path in (folder / place).iterdir() if path.suffix in (".csv", ".png"))
 
 
-def _show(record: Record, folder: Path) -> list[Picture]:
+def _show(record: Record, drawings: Drawings, folder: Path) -> list[Picture]:
     own = folder / EVALUATIONS / folder_name(record.variant)
+    bare = f" No attention maps: {drawings.without_maps}." if drawings.without_maps else ""
     pictures = []
     for name, (what, where) in SHOWN.items():
-        caption = f"{record.variant}, seed {record.seed}. {where}"
+        caption = f"{record.variant}, seed {record.seed}. {where}{bare}"
         pictures.append(
             Picture(png=(own / f"{name}.png").read_bytes(), alt=what.format(record.variant), caption=caption)
         )
