@@ -68,8 +68,9 @@ def run(
 
 def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str, as_json: bool) -> bool:
     """Run and report; whether a measurement is missing at the end."""
-    from evitlab.store import prepare_folder, read_records, write_atomically
-    from evitlab.study import Work
+    from evitlab.problems import UserError
+    from evitlab.store import discard_empty, prepare_folder, read_records, write_atomically
+    from evitlab.study import TRAINED, Work
 
     prepare_folder(folder)  # mistakes first: torch takes seconds to load
     records = read_records(folder)
@@ -100,12 +101,15 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
     )
     missing = find_missing(lab, study.rows())
     try:
-        if any(work.task == "train" for work in missing):
+        if any(work.task in TRAINED for work in missing):
             with show_share(notes, "decoding images") as share:
                 read_data(study, on_progress=share)
         with StudyProgress(missing, notes) as progress:
             bar.append(progress)
             done = run_study(lab)
+    except UserError:  # such as data that are not there
+        discard_empty(folder)
+        raise
     except KeyboardInterrupt:
         notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
         raise typer.Exit(130) from None

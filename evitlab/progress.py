@@ -8,9 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from evitlab.study import Work
+from evitlab.study import TRAINED, Work
 
-EXPECTED_S = {"match": 14.0, "throughput": 5.0, "macs": 1.0, "operators": 4.0, "train": 14.0}
+EXPECTED_S = {"match": 14.0, "throughput": 5.0, "macs": 1.0, "operators": 4.0, "train": 14.0, "evaluate": 2.0}
 """Seconds a task is taken to last until the first of its kind has ended; only the time left depends on it."""
 
 
@@ -83,7 +83,7 @@ def show_share(console: Console, what: str) -> Iterator[Callable[[float], None]]
 
 def describe(work: Work) -> str:
     """A piece of work in a few words."""
-    return f"{work.variant}: {work.task}" + (f", seed {work.seed}" if work.task == "train" else "")
+    return f"{work.variant}: {work.task}" + (f", seed {work.seed}" if work.task in TRAINED else "")
 
 
 def _clock(seconds: float) -> str:

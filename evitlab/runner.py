@@ -10,36 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evitlab.measure.macs import count_macs
-from evitlab.measure.operators import profile_operators
+from evitlab.drawings import place_drawings, read_drawings, write_drawings
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import MacCount, Match, OperatorProfile, Peaks, Precision, Throughput, TrainResult
+from evitlab.measurements import Match, Peaks, Precision, Throughput
 from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
-from evitlab.proxies import load_for, make_proxy
+from evitlab.proxies import make_proxy
 from evitlab.records import Environment, Record, digest, record_key
-from evitlab.settings import MacsSettings, OperatorsSettings, TrainSettings, as_arguments
-from evitlab.store import append, measured
-from evitlab.study import Study, Variant, Work
+from evitlab.settings import as_arguments
+from evitlab.store import append, folder_name, measured
+from evitlab.study import TRAINED, Study, Variant, Work
 from evitlab.subnetworks import match_throughput
-from evitlab.train.loop import train
+from evitlab.tasks import TASKS, Machine, Share, Weights
 
-CHECKPOINTS = "checkpoints"
-"""Folder in a study's results, which git ignores."""
-
-Share = Callable[[float], None]
-"""Told how far a piece of work is, from 0 to 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What a task runs on."""
-
-    device: str
-    peaks: Callable[[Precision], Peaks]
-    """This machine's roofs in a precision; measured when first asked for."""
-    checkpoints: Path
-    """Folder of this work's own, for what it must not lose when it is killed; removed once it is recorded."""
+WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
+"""Folders in a study's results, which git ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +40,36 @@ class Lab:
     """Called with 0 when work begins, then with its share done, with 1 when it ends."""
     records: list[Record] = field(default_factory=list)
 
-    def machine_for(self, variant: Variant, work: Work) -> Machine:
-        """What this work runs on."""
-        asked = [self.study.request(variant, work.task), work.variant, work.seed, self.environment.conditions]
+    def machine_for(self, work: Work, made: Record) -> Machine:
+        """What this work runs on; `made` is the record that it will have."""
+        asked = [made.request, work.variant, work.seed, self.environment.conditions]
         return Machine(
-            device=self.environment.device, peaks=self.peaks, checkpoints=self.folder / CHECKPOINTS / digest(asked)
+            device=self.environment.device,
+            peaks=self.peaks,
+            checkpoints=self.folder / CHECKPOINTS / digest(asked),
+            weights=self.weights(made),
+            drawings=place_drawings(self.folder, work.variant, work.seed),
+            key=made.key,
         )
 
+    def weights(self, record: Record) -> Weights:
+        """Where a training leaves its network."""
+        folder = self.folder / WEIGHTS / folder_name(record.variant) / f"seed{record.seed}"
+        return Weights(folder=folder, key=record.key)
+
     def find(self, variant: Variant, work: Work) -> Record | None:
-        """The measurement of this work under these conditions, if it has been made."""
+        """The measurement of this work under these conditions, if it has been made.
+
+        A training whose network is still to be judged must have left it: it is in no repository, and who lost it
+        has to train again.
+        """
+        record = self._find(variant, work)
+        if record is None or work.task != "train" or self.study.tasks.evaluate is None:
+            return record
+        judged = self._find(variant, replace(work, task="evaluate"))
+        return record if judged is not None or self.weights(record).are_there() else None
+
+    def _find(self, variant: Variant, work: Work) -> Record | None:
         request = self.study.request(variant, work.task)
         for record in reversed(self.records):
             asked = record.variant == work.variant and record.request == request and record.seed == work.seed
@@ -106,54 +112,18 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
                 _run_task(lab, variant, work, configs[variant.name])
 
 
-def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, machine: Machine, share: Share) -> MacCount:
-    """MACs and parameters of a network."""
-    return count_macs(build_model(config, seed=seed), image_size=config.image_size)
-
-
-def run_operators(
-    config: ModelConfig, settings: OperatorsSettings, seed: int, machine: Machine, share: Share
-) -> OperatorProfile:
-    """Where a network's time goes."""
-    return profile_operators(
-        build_model(config, seed=seed),
-        **as_arguments(settings),
-        peaks=machine.peaks(settings.execution.precision),
-        image_size=config.image_size,
-        device=machine.device,
-        seed=seed,
-        on_progress=share,
-    )
-
-
-def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: Machine, share: Share) -> TrainResult:
-    """Accuracy of a network, trained from its seed."""
-    height, width = config.image_size
-    if height != width:
-        raise ValueError(f"images of {settings.data!r} are made squares, but the network takes {config.image_size}")
-    data = load_for(settings, image_size=height)
-    model = build_model(config, seed=seed).to(machine.device)
-    return train(
-        model,
-        data,
-        settings.recipe,
-        seed=seed,
-        checkpoint=machine.checkpoints,
-        on_step=lambda step, steps: share(step / steps),
-    )
-
-
-TASKS: dict[str, Callable[..., Any]] = {"macs": run_macs, "operators": run_operators, "train": run_train}
-"""Tasks on one network alone: `(config, settings, seed, machine, share) -> measurement`."""
-
-
 def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
-    if work.task == "train":
+    if work.task in TRAINED:
         config = make_proxy(lab.study, variant, config)
-    share, machine = partial(lab.on_progress, work), lab.machine_for(variant, work)
-    settings = getattr(lab.study.tasks, work.task)
-    run = partial(TASKS[work.task], config, settings, work.seed, machine, share)
-    record = _attempt(lab, variant, work, config, lab.study.settings(work.task) or {}, run)
+    made = _make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
+    machine, more = lab.machine_for(work, made), {}
+    if work.task == "evaluate":
+        trained = lab.find(variant, replace(work, task="train"))
+        machine = replace(machine, weights=lab.weights(made if trained is None else trained))
+        more["training"] = lab.study.tasks.train
+    settings, share = getattr(lab.study.tasks, work.task), partial(lab.on_progress, work)
+    run = partial(TASKS[work.task], config, settings, work.seed, machine, share, **more)
+    record = _attempt(lab, variant, work, made, run)
     if record.status == "ok":
         shutil.rmtree(machine.checkpoints, ignore_errors=True)
 
@@ -255,20 +225,12 @@ def _run_together(
         lab.on_progress(works[variant.name], 1.0)
 
 
-def _attempt(
-    lab: Lab,
-    variant: Variant,
-    work: Work,
-    config: ModelConfig,
-    settings: Mapping[str, Any],
-    run: Callable[[], Any],
-) -> Record:
+def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable[[], Any]) -> Record:
     """The record of this work: found, taken over from equal work asked for otherwise, or made now."""
     if (found := lab.find(variant, work)) is not None:
         return found
-    made = _make_record(lab, variant, work, config, settings)
     for record in reversed(lab.records):
-        if record.key == made.key and record.status == "ok":
+        if record.key == made.key and record.status == "ok" and _hand_over(lab, record, made):
             outcome: dict[str, Any] = {"status": "ok", "measurement": record.measurement}
             lab.on_progress(work, 1.0)
             return lab.keep(replace(made, **outcome, start=record.start, seconds=record.seconds))
@@ -281,6 +243,21 @@ def _attempt(
     record = lab.keep(replace(made, **outcome, seconds=time.perf_counter() - clock))
     lab.on_progress(work, 1.0)
     return record
+
+
+def _hand_over(lab: Lab, record: Record, made: Record) -> bool:
+    """Give equal work what the other left beside its record; False where the study needs it and it is lost."""
+    if lab.study.tasks.evaluate is None or made.task not in TRAINED:
+        return True
+    if made.task == "train":
+        weights = lab.weights(record)
+        if weights.are_there():
+            lab.weights(made).save(weights.load())
+        return weights.are_there()
+    drawings = read_drawings(place_drawings(lab.folder, record.variant, record.seed), key=record.key)
+    if drawings is not None:
+        write_drawings(drawings, place_drawings(lab.folder, made.variant, made.seed), key=made.key)
+    return drawings is not None
 
 
 def _plain(measurement: Any) -> dict[str, Any]:

@@ -130,6 +130,16 @@ def shrink_training(settings: TrainSettings) -> TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateSettings:
+    """How what was trained is judged, once for each of its seeds, on the images that training held out."""
+
+    maps: Annotated[int, Field(ge=0)] = 4
+    """Held-out images over which attention is drawn."""
+    block: int | str = -1
+    """The attention layer drawn: its place, from 0 or from the end, or its path."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MatchSettings:
     """Rescale each variant until it is as fast as asked, timed as the task `throughput` says."""
 
@@ -152,6 +162,7 @@ class Tasks:
     throughput: ThroughputSettings | None = None
     operators: OperatorsSettings | None = None
     train: TrainSettings | None = None
+    evaluate: EvaluateSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

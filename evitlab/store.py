@@ -6,6 +6,7 @@ A line is written whole or not at all. A crash can still leave half a line at th
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evitlab.measurements import MEASUREMENTS
 from evitlab.problems import UserError, explain, shorten
-from evitlab.records import RECORD, SCHEMA, Record
+from evitlab.records import RECORD, SCHEMA, Record, digest
 
 try:
     import fcntl
@@ -44,6 +45,15 @@ def prepare_folder(folder: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab"):
             pass
+
+
+def discard_empty(folder: str | Path) -> None:
+    """Take back what `prepare_folder` made, where nothing has been recorded since and nothing else lies there."""
+    path = Path(folder) / RECORDS
+    with suppress(OSError):  # it is not there, or other files are
+        if path.stat().st_size == 0:
+            path.unlink()
+            path.parent.rmdir()
 
 
 def append(record: Record, folder: str | Path) -> None:
@@ -131,6 +141,12 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         finally:
             with suppress(OSError):  # gone after a successful replace
                 temporary.unlink()
+
+
+def folder_name(variant: str) -> str:
+    """A variant's name as a folder's, of characters that every file system takes; different names stay different."""
+    plain = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", variant).strip("-.")[:80]
+    return plain if plain == variant else f"{plain}-{digest(variant)[:8]}".lstrip("-")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
 from evitlab.recipes import as_asked
 from evitlab.records import digest
-from evitlab.settings import MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
+from evitlab.settings import EvaluateSettings, MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
 from evitlab.yamlfile import YamlError, read_yaml
 
 
@@ -38,8 +38,11 @@ class StudyError(UserError):
         self.problems = problems
 
 
-TASK_ORDER = ("match", "throughput", "macs", "operators", "train")
+TASK_ORDER = ("match", "throughput", "macs", "operators", "train", "evaluate")
 """Speed first, before training warms the machine up; matching first of all, as it decides the width."""
+
+TRAINED = ("train", "evaluate")
+"""The tasks on what is trained, once for each seed of the training."""
 
 _STUDY_FILE = TypeAdapter(StudyFile)
 
@@ -148,17 +151,22 @@ class Study:
         return [task for task in tasks if self.settings(task) is not None]
 
     def settings(self, task: str) -> dict[str, Any] | None:
-        """A task's settings as plain data, without seeds and where data lie; None where the study does not run it."""
+        """A task's settings as plain data, without seeds and where data lie; None where the study does not run it.
+
+        Those of an evaluation hold the training's.
+        """
         settings = self.match if task == "match" else getattr(self.tasks, task)
         if settings is None:
             return None
         plain = {name: value for name, value in asdict(settings).items() if name not in ("seeds", "data_root")}
+        if isinstance(settings, EvaluateSettings):
+            return {**plain, "train": self.settings("train")}
         return {**plain, "recipe": as_asked(settings.recipe)} if isinstance(settings, TrainSettings) else plain
 
     def seeds(self, task: str) -> tuple[int, ...]:
-        """The seeds that a task runs with: one, but for training."""
+        """The seeds that a task runs with: one, but for what is trained."""
         train = self.tasks.train
-        return tuple(self.seed + own for own in train.seeds) if task == "train" and train else (self.seed,)
+        return tuple(self.seed + own for own in train.seeds) if task in TRAINED and train else (self.seed,)
 
     def request(self, variant: Variant, task: str) -> str:
         """Hash of all in the study that decides what this task measures on this variant."""
@@ -255,5 +263,7 @@ def _shrink(study: Study) -> Study:
         tasks = replace(tasks, operators=replace(tasks.operators, batch_size=1, repeats=2))
     if tasks.train is not None:
         tasks = replace(tasks, train=shrink_training(tasks.train))
+    if tasks.evaluate is not None:
+        tasks = replace(tasks, evaluate=replace(tasks.evaluate, maps=min(tasks.evaluate.maps, 1)))
     match = None if match is None else replace(match, max_measurements=1)
     return replace(study, file=replace(study.file, tasks=tasks, match=match), smoke=True)

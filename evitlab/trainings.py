@@ -6,17 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from evitlab.curves import Curves
 from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.drawings import Drawings
+from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements import Evaluation
-from evitlab.memory import peak_bytes, reset_peak
-from evitlab.models.capture import attention_on_image
 from evitlab.models.named import NamedModel, load_named
 from evitlab.models.network import Network
 from evitlab.models.weights import save_model, save_state
@@ -28,10 +25,8 @@ from evitlab.recipes import as_asked
 from evitlab.records import Record, digest
 from evitlab.settings import ThroughputSettings, TrainSettings, as_arguments
 from evitlab.store import read_records
-from evitlab.train.data import Images, classes_of, scale_pixels
-from evitlab.train.evaluation import predict
+from evitlab.train.data import classes_of
 from evitlab.train.loop import train
-from evitlab.train.metrics import describe_scores
 from evitlab.train.processes import find_processes, wait_for_all
 
 COST_SECONDS = 10.0
@@ -146,20 +141,12 @@ def _part_of(desk: Desk, number: int, count: int) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class Judged(Drawings):
     """An evaluation: what is recorded, and what is drawn."""
 
     label: str
     records: list[Record]
     evaluation: Evaluation
-    curves: Curves
-    images: list[NDArray[np.uint8]]
-    """Height x width x 3, of those over which attention is drawn."""
-    maps: list[NDArray[np.float32]]
-    """Heads x height x width each."""
-    titles: list[str]
-    without_maps: str
-    """Why there are none; empty where there are, or none were asked for."""
 
 
 def judge(desk: Desk, asked: Asked, *, maps: int, block: int | str) -> Judged:
@@ -168,47 +155,17 @@ def judge(desk: Desk, asked: Asked, *, maps: int, block: int | str) -> Judged:
     height, width = model.image_size
     if height != width:
         raise UserError(f"images are made squares, but {model.label} takes {height} x {width} pixels")
-    images = load_for(asked.settings, image_size=height).val
+    data = load_for(asked.settings, image_size=height)
     network, clock = model.model.to(desk.environment.device).eval(), Clock()
-    reset_peak()
     with one_line_errors():
-        scores = predict(network, images, on_progress=lambda share: desk.on_progress(0.8 * share))
-        evaluation, curves = describe_scores(scores, images.labels, images.classes, data=_name(asked.settings))
-    evaluation = replace(evaluation, peak_memory=peak_bytes())
+        evaluation, curves, scores = score_network(
+            network, data, on_progress=lambda share: desk.on_progress(0.8 * share)
+        )
     records = [keep(desk, model.label, model, "evaluate", asked.plain_data, evaluation, clock)]
-    drawn, titles, without = _look(network, images, scores, count=maps, block=block)
+    drawings = look(network, data.val, scores, curves, count=maps, block=block)
     records += _measure_cost(desk, model)
     desk.on_progress(1.0)
-    return Judged(
-        label=model.label,
-        records=records,
-        evaluation=evaluation,
-        curves=curves,
-        images=[pixels.permute(1, 2, 0).numpy() for pixels in images.pixels[: len(drawn)]],
-        maps=drawn,
-        titles=titles,
-        without_maps=without,
-    )
-
-
-def _look(
-    network: nn.Module, images: Images, scores: Tensor, *, count: int, block: int | str
-) -> tuple[list[NDArray[np.float32]], list[str], str]:
-    """Attention maps over the first images, a title each, and why there are none."""
-    drawn, titles = [], []
-    device = next(network.parameters()).device
-    for number in range(min(count, len(images.labels))):
-        pixels = images.pixels[number : number + 1].to(device)
-        try:
-            looked = attention_on_image(network, scale_pixels(pixels), block)
-        except UserError as error:
-            if isinstance(block, str) or block != -1:  # asked for: a mistake
-                raise
-            return [], [], str(error)
-        drawn.append(looked.float().cpu().numpy())
-        true, taken = (images.classes[int(i)] for i in (images.labels[number], scores[number].argmax()))
-        titles.append(f"{true}, taken for {'it' if true == taken else taken}; attention layer {block}")
-    return drawn, titles, ""
+    return Judged(label=model.label, records=records, evaluation=evaluation, **vars(drawings))
 
 
 def _measure_cost(desk: Desk, model: NamedModel) -> list[Record]:
@@ -224,7 +181,3 @@ def _measure_cost(desk: Desk, model: NamedModel) -> list[Record]:
             {model.label: model.model}, **as_arguments(settings), image_size=model.image_size, **desk.where
         )
     return [*records, keep(desk, model.label, model, "throughput", asdict(settings), timed[model.label], Clock())]
-
-
-def _name(settings: TrainSettings) -> str:
-    return settings.data if isinstance(settings.data, str) else ", ".join(settings.data)

@@ -3,6 +3,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
@@ -219,6 +220,20 @@ def test_rules_of_reading_fit_what_was_measured():
     assert "proxy" not in text
     assert "Throughput holds" not in text
     assert "not ImageNet's" in Reader(page_of(STUDY, page=replace(PAGE, proxy_note=""))).text
+
+
+def test_files_beside_the_page_are_linked_and_those_that_are_lost_said():
+    name = 'a "<b>" #1'
+    files = {name: ["evaluations/a b#1?/x.csv", "evaluations/a b#1?/y&.png"], "lost": []}
+    page = render_page(PAGE, table=table_of(STUDY), pictures=(), records=STUDY, files=files)
+    read = Reader(page)
+    assert read.open == []
+    assert [unquote(link["href"]) for link in read.all("a")] == files[name]
+    assert not any(set(link["href"]) & set('?#" ') for link in read.all("a"))
+    assert "x.csv, y&.png" in read.text
+    assert name in read.text
+    assert "not here: the curves behind them are not among these results" in read.text
+    assert len(read.all("caption")) == len(read.all("table"))
 
 
 def test_a_study_without_records_has_a_page():

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from fake_evaluation import make_evaluation
 from fake_records import (
     make_curve,
     make_macs,
@@ -36,6 +37,11 @@ def test_every_task_has_a_way_to_be_written_out():
         ("batch_curve", make_curve(), ["1: 0.00588, 0.006, 0.00606, 0.00594, 0.00618; 2: ", "64 is the largest batch"]),
         ("self_test", make_self_test(), ["1.0020 (0.9970-1.0070), 0.9960", "3 of 4 intervals contain 1; batch 16"]),
         ("train", make_training(), ["top-1 0.7450, top-5 0.9450", "200: 0.595, 400: 0.745"]),
+        ("evaluate", make_evaluation(3, absent=1)[0], [
+            "top-1 0.7073 (95% interval over images 0.6873-0.7273), top-5 0.8073, loss 0.7500, macro AUC 0.845, "
+            "calibration error 0.2627; class: F1, AUC: n00000000: 0.6667, 0.99",
+            "class 2, of a kind: not known, not known",
+        ]),
     ],
 )  # fmt: skip
 def test_every_repeat_is_written(task, measurement, parts):

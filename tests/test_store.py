@@ -352,3 +352,19 @@ def test_importing_the_store_loads_neither_torch_nor_pandas():
     code = "import sys, evitlab.store; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     result = in_fresh_process(code)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_only_an_empty_folder_is_taken_back(tmp_path):
+    store.prepare_folder(tmp_path / "empty")
+    store.discard_empty(tmp_path / "empty")
+    store.discard_empty(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "verdict.txt").touch()
+    store.prepare_folder(tmp_path / "used")
+    store.discard_empty(tmp_path / "used")
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["verdict.txt"]
+    store.prepare_folder(tmp_path / "full")
+    (tmp_path / "full" / store.RECORDS).write_bytes(b"{}\n")
+    store.discard_empty(tmp_path / "full")
+    assert (tmp_path / "full" / store.RECORDS).read_bytes() == b"{}\n"

@@ -8,6 +8,7 @@ import pytest
 
 from evitlab.models.config import config_from_dict
 from evitlab.models.zoo import make_config
+from evitlab.store import read_records
 from evitlab.study import StudyError, load_study
 
 GOOD = """
@@ -150,9 +151,45 @@ def test_the_base_is_measured_but_neither_matched_nor_trained(write):
     assert tasks == ["macs", "throughput"]
 
 
+EVALUATED = GOOD + "  evaluate: {maps: 3}\n"
+
+
+def test_an_evaluation_is_asked_anew_with_its_training_and_changes_no_other_request(write):
+    without, study = load_study(write(GOOD)).requests(), load_study(write(EVALUATED)).requests()
+    assert {pair: study[pair] for pair in without} == without
+    assert {pair for pair in study if pair not in without} == {
+        ("mhsa_ratio=0", "evaluate"), ("mhsa_ratio=0.5", "evaluate"),
+    }  # fmt: skip
+    for old, new, again in [
+        ("maps: 3", "maps: 4", {"evaluate"}),
+        ("maps: 3", "maps: 3, block: blocks.0.attn", {"evaluate"}),
+        ("seeds: [0, 1]", "seeds: [0, 1], val_images: 64", {"train", "evaluate"}),
+        ("seeds: [0, 1]", "seeds: [2]", set()),
+    ]:
+        theirs = load_study(write(EVALUATED.replace(old, new))).requests()
+        assert {task for (name, task), request in theirs.items() if study[name, task] != request} == again, new
+
+
+def test_an_evaluation_needs_a_training(write):
+    text = EVALUATED.replace("  train: {seeds: [0, 1], proxy: {image_size: 32, patch_size: 8, width: 48}}\n", "")
+    assert problems_of(write(text)) == [
+        "tasks.evaluate: needs the task train, which makes the networks that it judges, but got none"
+    ]
+    (problem,) = problems_of(write(EVALUATED.replace("maps: 3", "maps: -1")))
+    assert problem.startswith("tasks.evaluate.maps: must be")
+
+
+@pytest.mark.parametrize("name", ["mhsa_ratio", "runtime_profile", "subnetwork_profiles"])
+def test_what_the_shipped_studies_ask_is_in_their_records(name):
+    """A new field of the lab must not make other work of what has been measured."""
+    root = Path(__file__).parents[1]
+    recorded = {record.request for record in read_records(root / "results" / name) if record.status == "ok"}
+    assert set(load_study(root / "studies" / f"{name}.yaml").requests().values()) <= recorded
+
+
 def test_seed_is_added_to_the_trainings(write):
-    study = load_study(write(GOOD), seed=10)
-    assert study.seeds("train") == (10, 11)
+    study = load_study(write(EVALUATED), seed=10)
+    assert study.seeds("train") == study.seeds("evaluate") == (10, 11)
     assert study.seeds("throughput") == (10,)
 
 
@@ -252,7 +289,7 @@ def test_depth_that_matching_sets_must_not_vary(write):
 def test_no_tasks_is_an_error(write):
     text = GOOD[: GOOD.index("match:")] + "tasks: {}\n"
     assert problems_of(write(text)) == [
-        "tasks: must name at least one of macs, throughput, operators, train, but got none"
+        "tasks: must name at least one of macs, throughput, operators, train, evaluate, but got none"
     ]
 
 
@@ -298,11 +335,12 @@ def test_numbers_in_exponent_notation_are_numbers(write):
 
 
 def test_smoke_walks_the_same_path_in_tiny_sizes(write):
-    study, smoke = load_study(write(GOOD)), load_study(write(GOOD), smoke=True)
+    study, smoke = load_study(write(EVALUATED)), load_study(write(EVALUATED), smoke=True)
     assert [variant.name for variant in smoke.variants()] == [variant.name for variant in study.variants()]
     assert list(smoke.requests()) == list(study.requests())
     assert smoke.tasks.train.recipe.steps == 2
     assert smoke.match.max_measurements == 1
+    assert smoke.tasks.evaluate.maps == 1
 
 
 def test_the_shipped_studies_are_right():

@@ -6,6 +6,7 @@ from statistics import mean
 
 import numpy as np
 import pytest
+from fake_evaluation import make_evaluation
 from fake_records import (
     ENVIRONMENT,
     PAPER,
@@ -221,6 +222,20 @@ def test_training_the_timed_network_itself_is_no_proxy():
     table = table_of(records)
     assert table["proxy_width"].isna().all()
     assert "top-1 %, as trained here (n=1)" in tables.readable(table).columns
+
+
+def test_evaluations_give_means_over_the_seeds():
+    first, second, none = (make_evaluation(4, skill=skill)[0] for skill in (0.5, 0.6, 0.7))
+    assert first.ece != second.ece
+    second = replace(second, macro_auc=0.5)
+    records = [make_record("evaluate", each, seed=seed) for seed, each in enumerate([first, second])]
+    table = table_of(records)
+    assert row_of(table)["macro_auc"] == pytest.approx(((0.99 + 0.7) / 2 + 0.5) / 2)
+    assert row_of(table)["ece"] == pytest.approx((first.ece + second.ece) / 2)
+    assert tables.readable(table)["macro AUC %"].tolist() == ["67.2"]
+    undefined = make_record("evaluate", replace(none, macro_auc=None))
+    assert np.isnan(row_of(table_of([undefined]))["macro_auc"])
+    assert row_of(table_of([undefined]))["ece"] == none.ece
 
 
 def test_paper_values_stand_beside_and_must_be_shares():

@@ -2,12 +2,13 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -44,13 +45,21 @@ class Picture:
     caption: str
 
 
-def render_page(page: Page, *, table: pd.DataFrame, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
+def render_page(
+    page: Page,
+    *,
+    table: pd.DataFrame,
+    pictures: Sequence[Picture],
+    records: Sequence[Record],
+    files: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """The page as one HTML text: no network, no script, images inside, everything escaped.
 
-    `table` comes from `study_table` and `records` from `select_records`, called alike. Nothing in the page depends
-    on when it was made, so equal records give equal pages.
+    `table` comes from `study_table` and `records` from `select_records`, called alike; `files` are paths of further
+    files by variant, from the page, that it links to. Nothing in the page depends on when it was made, so equal
+    records give equal pages.
     """
-    template = Template(files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(resources.files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
     starts = sorted(record.start for record in records)
     span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
     return template.substitute(
@@ -62,7 +71,7 @@ def render_page(page: Page, *, table: pd.DataFrame, pictures: Sequence[Picture],
         findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
         proxy=_proxy_note(table, page),
         table=_result_table(table),
-        figures="\n".join(_figure(picture) for picture in pictures),
+        figures="\n".join([*(_figure(picture) for picture in pictures), *_links(files or {})]),
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
         conditions=_conditions(records),
@@ -167,6 +176,23 @@ def _figure(picture: Picture) -> str:
     )
 
 
+def _links(files: Mapping[str, Sequence[str]]) -> list[str]:
+    """A table of the files that lie beside the page, a row a variant; none where there are none."""
+    if not files:
+        return []
+    rows = [
+        [
+            escape(variant),
+            ", ".join(f'<a href="{quote(path)}">{escape(path.rpartition("/")[2])}</a>' for path in paths)
+            or "not here: the curves behind them are not among these results",
+        ]
+        for variant, paths in files.items()
+    ]
+    caption = "Evaluation of each variant's first seed: its tables and figures, in files beside this page."
+    listed = _html_table(["variant", "files"], rows, caption=caption, kind="text")
+    return [f'<div class="wide" role="region" aria-label="Evaluations" tabindex="0">{listed}</div>']
+
+
 def _failures(table: pd.DataFrame, records: Sequence[Record]) -> str:
     lost = table[table["missing"].notna()]
     if lost.empty:
@@ -192,6 +218,10 @@ def _meaning(table: pd.DataFrame, *, notes: str) -> str:
                         "stands for the network that was timed."),
         ("top1", "Accuracy intervals are Student t 95% intervals of the mean over seeds. They cover the luck of a "
                  "seed, not the choice of data or budget."),
+        ("macro_auc", "Macro AUC is the mean over the classes of the area under the ROC curve, one class against the "
+                      "rest; 50% is chance."),
+        ("ece", "ECE is the expected calibration error: how far confidence is from accuracy, in 15 bins of equal "
+                "width."),
         ("paper_top1", "The paper's values are of its own data and training: compare their order, not their height."),
         ("infer_samples_per_sec", "Throughput holds for the machine, versions and settings named below. "
                                   "Intervals are bootstrap 95% intervals of the median; they do not cover a change "

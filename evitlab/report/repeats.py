@@ -47,6 +47,12 @@ RAW: dict[str, Callable[[Any], str]] = {
         f"top-1 {result.top1:.4f}, top-5 {result.top5:.4f}, top-1 on training images {result.train_top1:.4f}; "
         "step: top-1: " + ", ".join(f"{epoch.step}: {epoch.top1:.3f}" for epoch in result.curve)
     ),
+    "evaluate": lambda result: (
+        f"top-1 {result.top1:.4f} (95% interval over images {result.top1_low:.4f}-{result.top1_high:.4f}), top-5 "
+        f"{result.top5:.4f}, loss {result.loss:.4f}, macro AUC {_known(result.macro_auc)}, calibration error "
+        f"{result.ece:.4f}; class: F1, AUC: "
+        + ", ".join(f"{each.name}: {_known(each.f1)}, {_known(each.auc)}" for each in result.classes)
+    ),
 }
 """How the repeats of each task are written out."""
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from evitlab.checks import BASE, show_base
 from evitlab.records import Record
+from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
 from evitlab.report.html import Page, Picture, render_page
@@ -36,7 +37,7 @@ def tabulate(study: Study, records: Sequence[Record], where: Mapping[str, Any]) 
 
 
 def write_report(study: Study, records: Sequence[Record], where: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Write table, figures and page beside the records, each in one step; return the table."""
+    """Write table, figures, page and evaluations beside the records, each file in one step; return the table."""
     table = tabulate(study, records, where)
     chosen = select_records(
         _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
@@ -46,6 +47,7 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         png = to_png(figure)
         write_atomically(folder / f"{name}.png", png)
         pictures.append(Picture(png=png, alt=alt, caption=caption))
+    evaluated = write_evaluations(chosen, folder)
     page = Page(
         study=study.name,
         question=study.file.question,
@@ -56,7 +58,9 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         proxy_note=describe_proxy(study),
         notes=study.file.notes,
     )
-    write_atomically(folder / PAGE, render_page(page, table=table, pictures=pictures, records=chosen))
+    pictures += evaluated.pictures
+    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files)
+    write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
     return table
 

@@ -44,6 +44,8 @@ COLUMNS = {
     "top1_seeds": ("count", "trainings behind top1, one a seed"),
     "top1_values": ("list of shares", "top1 of every seed, in the order of the seeds"),
     "top5": ("share", "held-out top-5 accuracy, mean over the seeds"),
+    "macro_auc": ("share", "held-out one-vs-rest AUC, mean over classes, then over the seeds"),
+    "ece": ("share", "held-out expected calibration error in 15 bins, mean over the seeds"),
     "train_data": ("text", "data set of the accuracies"),
     "proxy_img_size": ("text", "pixels of the network trained, where it is not the network timed"),
     "proxy_width": ("count", "channels of its first stage"),
@@ -197,6 +199,10 @@ def _row(records: Sequence[Record], *, tasks: Sequence[str]) -> dict[str, Any]:
     if "train" in done:
         timed = next((done[task][0].config for task in ("throughput", "macs") if task in done), None)
         row |= _train_cells(done["train"], timed=timed)
+    if "evaluate" in done:
+        judged = [measured(record) for record in done["evaluate"]]
+        areas = [each.macro_auc for each in judged if each.macro_auc is not None]
+        row |= {"macro_auc": mean(areas) if areas else None, "ece": mean(each.ece for each in judged)}
     return row
 
 
@@ -283,6 +289,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "memory bound %": ("memory_bound_share", percent),
         "by roofline %": ("roofline_memory_bound_share", percent),
         f"top-1 %, {trained}" + (f" (n={seeds[0]})" if len(seeds) == 1 else ""): ("top1", percent),
+        "macro AUC %": ("macro_auc", percent),
+        "ECE %": ("ece", percent),
         "top-1 %, paper": ("paper_top1", percent),
         "not measured": ("missing", str),
     }
