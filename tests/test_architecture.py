@@ -18,13 +18,14 @@ LAYERS: dict[str, list[str]] = {
     "paper": [
         "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
         "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
+        "drawings",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.html",
-        "report.study_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -42,7 +43,7 @@ LAYERS: dict[str, list[str]] = {
         "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint",
         "train.loop",
     ],
-    "orchestration": ["proxies", "subnetworks", "runner", "sweep", "desk", "bench", "trainings"],
+    "orchestration": ["proxies", "subnetworks", "judging", "tasks", "runner", "sweep", "desk", "bench", "trainings"],
     "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
