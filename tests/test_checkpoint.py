@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from small_training import Small, without_time
 from torch import nn
 
+from evitlab import create_model
+from evitlab.models.weights import load_model
 from evitlab.recipes import Augmentation, TrainRecipe
 from evitlab.train import checkpoint as checkpoints
 from evitlab.train.data import DataSet, load_data
@@ -83,7 +85,7 @@ def test_it_holds_weights_moments_and_average(data: DataSet, tmp_path: Path):
     model = Small()
     train_until(data, RECIPE, tmp_path, 2, model)
     folder = tmp_path / "step-00000002"
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(folder / "weights.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     moments = load_file(folder / "optimizer.safetensors")
     assert {name.split(".")[1] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
@@ -91,6 +93,14 @@ def test_it_holds_weights_moments_and_average(data: DataSet, tmp_path: Path):
     average = load_file(folder / "average.safetensors")
     assert average.keys() == weights.keys()
     assert not torch.equal(average["head.weight"], weights["head.weight"])
+
+
+def test_a_checkpoint_of_ours_is_a_saved_model(data: DataSet, tmp_path: Path):
+    model = create_model("deit_t", depth=1, width=24, num_heads=2, image_size=32, patch_size=8, num_classes=16)
+    train_until(data, RECIPE, tmp_path, 2, model)
+    saved = load_model(tmp_path / "step-00000002")
+    assert saved.config == model.config
+    torch.testing.assert_close(saved.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 def test_what_a_crash_left_half_written_is_not_used(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -116,7 +126,10 @@ def test_what_a_crash_left_half_written_is_not_used(data: DataSet, tmp_path: Pat
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"), "model.safetensors cannot be read"),
+        (
+            lambda folder: (folder / "weights.safetensors").write_bytes(b"no tensors"),
+            "weights.safetensors cannot be read",
+        ),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), "optimizer.safetensors cannot be read"),
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "property name"),
         (lambda folder: (folder / "checkpoint.json").write_text('{"format": 7}'), "format is 7, not 1"),
@@ -154,7 +167,7 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(data: DataSet, tmp_
 
     with pytest.raises(FloatingPointError, match=r"got nan at step=4, learning rate .*: .*step-00000004"):
         train(model, data, RECIPE, seed=3, checkpoint=tmp_path, checkpoint_every_s=0.0, on_step=spoil)
-    assert torch.isfinite(load_file(tmp_path / "step-00000004" / "model.safetensors")["head.weight"]).all()
+    assert torch.isfinite(load_file(tmp_path / "step-00000004" / "weights.safetensors")["head.weight"]).all()
 
 
 PROGRAM = """

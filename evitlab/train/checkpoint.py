@@ -1,7 +1,8 @@
 """A training on disk: all that it needs to go on as if nothing had happened.
 
-A folder holds one folder a step, `step-00000320`: `model.safetensors`, `optimizer.safetensors`, `average.safetensors`
-where there is a moving average, and `checkpoint.json`. It is written under another name, flushed to disk, and then
+A folder holds one folder a step, `step-00000320`: a saved model (`weights.safetensors`, and `config.json` of one of
+ours: `evitlab evaluate` reads it), `optimizer.safetensors`, `average.safetensors` where there is a moving average, and
+`checkpoint.json`. It is written under another name, flushed to disk, and then
 renamed, so that what bears the name is whole; after that the older ones go.
 """
 
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evitlab.measurements import Epoch
+from evitlab.models.network import Network
+from evitlab.models.weights import WEIGHTS_FILE, save_model, save_state
 from evitlab.train.step import Stepper
 
 STATE_FILE = "checkpoint.json"
@@ -44,7 +47,10 @@ def save_checkpoint(folder: Path, stepper: Stepper, progress: Progress, identity
     final = folder / f"step-{progress.step:08d}"
     part = folder / f"part-{os.getpid()}-{progress.step:08d}"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    if isinstance(stepper.model, Network):
+        save_model(stepper.model, part)
+    else:
+        save_state(stepper.model, part)
     for name, tensors in _collect_tensors(stepper).items():
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, part / name)
     state = {
@@ -80,7 +86,7 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: Mapping[str, Any]) -
         if state["format"] != FORMAT:
             raise ValueError(f"its format is {state['format']}, not {FORMAT}")
         _check_identity(state["identity"], json.loads(json.dumps(dict(identity))))
-        stepper.model.load_state_dict(_read(path / "model.safetensors"))
+        stepper.model.load_state_dict(_read(path / WEIGHTS_FILE))
         if stepper.average is not None:
             stepper.average.module.load_state_dict(_read(path / "average.safetensors"))
         _load_optimizer(stepper.optimizer, _read(path / "optimizer.safetensors"))
@@ -99,14 +105,11 @@ def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any]) -> No
 
 
 def _collect_tensors(stepper: Stepper) -> dict[str, dict[str, Tensor]]:
-    files = {"model.safetensors": dict(stepper.model.state_dict())}
-    if stepper.average is not None:
-        files["average.safetensors"] = dict(stepper.average.module.state_dict())
+    """What is saved beside the weights, by file."""
     moments = stepper.optimizer.state_dict()["state"]
-    files["optimizer.safetensors"] = {
-        f"{index}.{name}": tensor for index, state in moments.items() for name, tensor in state.items()
-    }
-    return files
+    flat = {f"{index}.{name}": tensor for index, state in moments.items() for name, tensor in state.items()}
+    average = {} if stepper.average is None else {"average.safetensors": dict(stepper.average.module.state_dict())}
+    return {"optimizer.safetensors": flat, **average}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
