@@ -54,6 +54,7 @@ def look(
             return Drawings(curves=curves, images=(), maps=(), titles=(), without_maps=str(error))
         drawn.append(looked.float().cpu().numpy())
         true, taken = (images.classes[int(i)] for i in (images.labels[number], scores[number].argmax()))
-        titles.append(f"{true}, taken for {'it' if true == taken else taken}; attention layer {block}")
+        layer = "last attention layer" if block == -1 else f"attention layer {block}"
+        titles.append(f"{true}, taken for {'it' if true == taken else taken}; {layer}")
     shown = tuple(pixels.permute(1, 2, 0).numpy() for pixels in images.pixels[: len(drawn)])
     return Drawings(curves=curves, images=shown, maps=tuple(drawn), titles=tuple(titles), without_maps="")

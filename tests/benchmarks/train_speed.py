@@ -55,7 +55,7 @@ def time_timm(folder: Path, asked: argparse.Namespace, *, channels_last: bool) -
         is_training=True,
         scale=(0.25, 1.0),
         color_jitter=0.0,
-        auto_augment="rand-m6-n2",
+        auto_augment=f"rand-m{asked.rand_augment}-n2" if asked.rand_augment else None,
         num_workers=asked.workers,
         collate_fn=FastCollateMixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=CLASSES),
         device=device,
@@ -103,7 +103,9 @@ def time_ours(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
         precision=asked.precision,
         memory_format=asked.memory_format,
         evaluations=1,
-        augmentation=Augmentation(flip=0.5, crop="resized", min_area=0.25, rand_augment=6, mixup=0.2, cutmix=1.0),
+        augmentation=Augmentation(
+            flip=0.5, crop="resized", min_area=0.25, rand_augment=asked.rand_augment, mixup=0.2, cutmix=1.0
+        ),
     )
     with open_stepper(build(asked), data.train, recipe, seed=0) as stepper:
         batches = Batches(images=data.train, recipe=recipe, seed=0, device=stepper.device)
@@ -148,7 +150,10 @@ def compare(asked: argparse.Namespace) -> None:
         for number in range(asked.rounds):
             for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
                 found[way].append(take_turn(way, folder))
-    print(f"{asked.model}, {PIXELS} px, batch {asked.batch_size}, {asked.rounds} turns of {asked.steps} steps")
+    print(
+        f"{asked.model}, {PIXELS} px, batch {asked.batch_size}, RandAugment {asked.rand_augment}, "
+        f"ours in {asked.precision}; {asked.rounds} turns of {asked.steps} steps"
+    )
     for way, turns in found.items():
         speeds = [turn["images_per_second"] for turn in turns]
         ratios = [
@@ -171,6 +176,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40, help="timed in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="timm's worker processes; its own default is 4")
+    parser.add_argument("--rand-augment", type=int, default=0, help="magnitude of RandAugment; 0: none")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours; timm's stays fp32")
     parser.add_argument("--memory-format", choices=("contiguous", "channels_last"), default="channels_last")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
