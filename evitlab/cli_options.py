@@ -42,8 +42,9 @@ def open_desk(
 ) -> "Iterator[Desk]":
     """A desk in this process, set up as asked; mistakes in the folder come before torch is loaded."""
     from evitlab.options import name_folder
+    from evitlab.problems import UserError
     from evitlab.progress import show_share
-    from evitlab.store import prepare_folder, read_records
+    from evitlab.store import discard_empty, prepare_folder, read_records
 
     folder = results / name_folder(command, names)
     folder = folder / "smoke" if smoke else folder
@@ -62,6 +63,9 @@ def open_desk(
     try:
         with show_share(notes, f"{command} {' '.join(names)}") as on_progress:
             yield Desk(folder=folder, environment=environment, on_progress=on_progress, seed=seed, smoke=smoke)
+    except UserError:  # such as a model that does not exist
+        discard_empty(folder)
+        raise
     except KeyboardInterrupt:
         notes.print("interrupted; what had been recorded is kept", highlight=False)
         raise typer.Exit(130) from None

@@ -38,12 +38,19 @@ def _count_layers(stage: StageConfig) -> int:
 def read_data(study: Study, *, on_progress: Callable[[float], None]) -> None:
     """Decode the images that a study trains on, if that has not been done. UserError where they are missing."""
     settings = study.tasks.train
-    if settings is None or settings.data == "shapes":  # drawn when needed
+    if settings is None:
         return
-    check_data(settings.data, root=find_root(settings))
+    if settings.data != "shapes":  # drawn when needed
+        check_data(settings.data, root=find_root(settings))
     variants = [variant for variant in study.variants() if variant.name not in study.references]
     for height, _ in {make_proxy(study, variant, variant.make_config()).image_size for variant in variants}:
-        load_data(settings.data, image_size=height, **_choose_images(settings), on_progress=on_progress)
+        decode_images(settings, image_size=height, on_progress=on_progress)
+
+
+def decode_images(settings: TrainSettings, *, image_size: int, on_progress: Callable[[float], None]) -> None:
+    """Decode the images that a training asks for, so that `load_for` finds them; what is drawn needs no decoding."""
+    if settings.data != "shapes":
+        load_data(settings.data, image_size=image_size, **_choose_images(settings), on_progress=on_progress)
 
 
 def load_for(settings: TrainSettings, *, image_size: int) -> DataSet:

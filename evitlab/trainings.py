@@ -20,7 +20,7 @@ from evitlab.models.weights import save_model, save_state
 from evitlab.models.zoo import ZOO
 from evitlab.options import split_knobs
 from evitlab.problems import UserError
-from evitlab.proxies import find_root, load_for
+from evitlab.proxies import decode_images, find_root, load_for
 from evitlab.recipes import as_asked
 from evitlab.records import Record, digest
 from evitlab.settings import ThroughputSettings, TrainSettings, as_arguments
@@ -99,6 +99,7 @@ def _train(desk: Desk, asked: Asked, seed: int) -> Record | None:
     height, width = model.image_size
     if height != width:
         raise UserError(f"images are made squares, but {model.label} takes {height} x {width} pixels")
+    decode_images(asked.settings, image_size=height, on_progress=desk.on_progress)
     checkpoints = desk.folder / CHECKPOINTS / digest(identity)
     network, clock = model.model.to(desk.environment.device), Clock()
     with one_line_errors():
@@ -155,14 +156,15 @@ def judge(desk: Desk, asked: Asked, *, maps: int, block: int | str) -> Judged:
     height, width = model.image_size
     if height != width:
         raise UserError(f"images are made squares, but {model.label} takes {height} x {width} pixels")
+    decode_images(asked.settings, image_size=height, on_progress=desk.on_progress)
     data = load_for(asked.settings, image_size=height)
     network, clock = model.model.to(desk.environment.device).eval(), Clock()
     with one_line_errors():
         evaluation, curves, scores = score_network(
             network, data, on_progress=lambda share: desk.on_progress(0.8 * share)
         )
-    records = [keep(desk, model.label, model, "evaluate", asked.plain_data, evaluation, clock)]
     drawings = look(network, data.val, scores, curves, count=maps, block=block)
+    records = [keep(desk, model.label, model, "evaluate", asked.plain_data, evaluation, clock)]
     records += _measure_cost(desk, model)
     desk.on_progress(1.0)
     return Judged(label=model.label, records=records, evaluation=evaluation, **vars(drawings))
@@ -177,7 +179,8 @@ def _measure_cost(desk: Desk, model: NamedModel) -> list[Record]:
     with one_line_errors():
         macs = count_macs(model.model, image_size=model.image_size)
         records = [keep(desk, model.label, model, "macs", {}, macs, clock)]
+        clock = Clock()
         timed = measure_throughput(
             {model.label: model.model}, **as_arguments(settings), image_size=model.image_size, **desk.where
         )
-    return [*records, keep(desk, model.label, model, "throughput", asdict(settings), timed[model.label], Clock())]
+    return [*records, keep(desk, model.label, model, "throughput", asdict(settings), timed[model.label], clock)]

@@ -177,8 +177,9 @@ def test_smoke_is_small_and_apart(evitlab, tmp_path):
         (["evaluate", "nowhere"], "unknown model 'nowhere'"),
     ],
 )
-def test_bad_input_is_one_line(evitlab, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(evitlab, tmp_path, arguments, message):
     code, out, err = evitlab(*arguments)
+    assert not list(tmp_path.glob("results/*"))
     assert code == 2
     assert out == ""
     assert message in err
