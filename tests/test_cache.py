@@ -56,10 +56,11 @@ def test_a_second_start_reads_the_file_alone(suffix: str, tmp_path: Path, no_dec
 
 def test_an_archive_is_known_by_its_content_wherever_it_lies(tmp_path: Path, no_decoding):
     content = write_archive(tmp_path / "a.zip", make_tree()).read_bytes()
-    load(tmp_path / "a.zip", tmp_path / "cache")
+    first = load(tmp_path / "a.zip", tmp_path / "cache")
     (tmp_path / "b.zip").write_bytes(content)
     no_decoding()
-    load(tmp_path / "b.zip", tmp_path / "cache")
+    for one, other in zip(first, load(tmp_path / "b.zip", tmp_path / "cache"), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("packed", [False, True])

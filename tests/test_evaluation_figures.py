@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_evaluation import make_evaluation
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from evitlab.curves import FALSE_POSITIVE_RATES
@@ -170,4 +171,5 @@ def test_a_dollar_is_no_formula():
         confusion_plot(curves, title="T"),
         class_plot(evaluation, title="T"),
     ):
-        figure.draw_without_rendering()
+        figure.draw_without_rendering()  # a formula that is none would raise
+        assert any("$x^{$" in text.get_text().replace("\\", "") for text in figure.findobj(Text))
