@@ -21,6 +21,7 @@ from torch import Tensor
 from evitlab.measurements import Epoch
 from evitlab.models.network import Network
 from evitlab.models.weights import WEIGHTS_FILE, save_model, save_state
+from evitlab.train.metrics import Accuracy
 from evitlab.train.step import Stepper
 
 STATE_FILE = "checkpoint.json"
@@ -40,6 +41,8 @@ class Progress:
     """In the steps."""
     wait_seconds: float
     """Of them waiting for batches."""
+    accuracy: Accuracy | None = None
+    """At the curve's last point."""
 
 
 def save_checkpoint(folder: Path, stepper: Stepper, progress: Progress, identity: Mapping[str, Any]) -> Path:
@@ -91,11 +94,16 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: Mapping[str, Any]) -
             stepper.average.module.load_state_dict(_read(path / "average.safetensors"))
         _load_optimizer(stepper.optimizer, _read(path / "optimizer.safetensors"))
         stepper.scaler.load_state_dict(state["scaler"])
-        progress = state["progress"]
-        return Progress(**{**progress, "curve": [Epoch(**point) for point in progress["curve"]]})
+        return _read_progress(state["progress"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot go on from this checkpoint: {reason} (remove it to begin anew)") from error
+
+
+def _read_progress(plain: Mapping[str, Any]) -> Progress:
+    curve = [Epoch(**point) for point in plain["curve"]]
+    accuracy = None if plain["accuracy"] is None else Accuracy(**plain["accuracy"])
+    return Progress(**{**plain, "curve": curve, "accuracy": accuracy})
 
 
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

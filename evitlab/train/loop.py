@@ -74,18 +74,14 @@ def _run_steps(stepper: Stepper, data: DataSet, progress: Progress, saver: "_Sav
         progress.seconds += time.perf_counter() - start
         progress.wait_seconds = waited + batches.wait_seconds
         if progress.step in marks:
-            progress.curve.append(_judge(stepper, data, progress))
+            progress.accuracy = evaluate(stepper.judged, data.val)
+            loss = sum(progress.losses) / len(progress.losses)
+            progress.curve.append(Epoch(step=progress.step, train_loss=loss, top1=progress.accuracy.top1))
             progress.losses.clear()
         saver.offer(stepper, progress, last=progress.step == recipe.steps)
         if on_step is not None:
             on_step(progress.step, recipe.steps)
         start = time.perf_counter()
-
-
-def _judge(stepper: Stepper, data: DataSet, progress: Progress) -> Epoch:
-    accuracy = evaluate(stepper.judged, data.val)
-    loss = sum(progress.losses) / len(progress.losses)
-    return Epoch(step=progress.step, train_loss=loss, top1=accuracy.top1)
 
 
 class _Saver:
@@ -132,9 +128,15 @@ def _identify(model: nn.Module, data: DataSet, recipe: TrainRecipe, seed: int) -
 
 
 def _describe(
-    model: nn.Module, data: DataSet, recipe: TrainRecipe, progress: Progress, *, peak_memory: int | None
+    model: nn.Module,
+    data: DataSet,
+    recipe: TrainRecipe,
+    progress: Progress,
+    *,
+    peak_memory: int | None,
 ) -> TrainResult:
-    accuracy = evaluate(model, data.val)
+    accuracy = progress.accuracy
+    assert accuracy is not None, "the last step is always judged"
     return TrainResult(
         top1=accuracy.top1,
         top5=accuracy.top5,
