@@ -104,10 +104,11 @@ def _take(file: TextIO, path: Path) -> None:
 
 
 def open_trials(lab: Lab) -> optuna.Study:
-    """The study's trials in the folder's SQLite file. Another grid is another set of trials: choices are fixed."""
+    """The study's trials in the folder's SQLite file; another grid or other objectives are another set of trials."""
     url = URL.create("sqlite", database=str(lab.folder.resolve() / TRIALS)).render_as_string()
     file = lab.study.file
-    choices = digest([file.grid, file.variants, file.base if isinstance(file.base, str) else dict(file.base)])
+    base = file.base if isinstance(file.base, str) else dict(file.base)
+    choices = digest([file.grid, file.variants, base, objectives(lab.study)])
     smoke = "-smoke" if lab.study.smoke else ""
     return optuna.create_study(
         storage=url,

@@ -106,6 +106,15 @@ def test_a_failed_variant_fails_its_trial_and_the_study(make_lab, monkeypatch):
     assert run_study(make_lab())
 
 
+def test_a_task_added_later_measures_that_alone_and_ends_its_trials(make_lab):
+    first = make_lab(TINY[: TINY.index("  train:")])
+    assert run_study(first)
+    lab = make_lab()
+    assert run_study(lab)
+    assert {record.task for record in lab.records[len(first.records) :]} == {"train"}
+    assert [(t.state, len(t.values)) for t in trials_of(lab)] == [(TrialState.COMPLETE, 2)] * 2
+
+
 def test_lists_and_named_variants_become_choices(make_lab):
     lab = make_lab(TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}, two: {act: relu}}"))
     run_study(lab)

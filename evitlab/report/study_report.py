@@ -80,7 +80,11 @@ def describe_proxy(study: Study) -> str:
         knobs = ", ".join(f"{knob} {value}" for knob, value in train.proxy.items())
         what = f"a proxy of the network timed: the same knobs at {knobs} (scaled as the network was)"
     recipe = train.recipe
-    length = f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs in batches"
+    length = (
+        f"{recipe.steps} steps"
+        if recipe.epochs is None
+        else f"{recipe.epochs:g} {'epoch' if recipe.epochs == 1 else 'epochs'} in batches"
+    )
     data = train.data if isinstance(train.data, str) else ", ".join(train.data)
     return (
         f"Accuracy is that of {what}, trained for {length} of {recipe.batch_size} images of "
