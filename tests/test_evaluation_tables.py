@@ -31,7 +31,9 @@ def show(table) -> str:
 
 def test_the_summary_is_in_base_units_with_the_interval_of_top1():
     table = evaluation_table(EVALUATION).set_index("measure")
-    assert list(table.index) == ["top-1", "top-5", "loss", "macro AUC", "calibration error", "images", "classes"]
+    assert list(table.index) == [
+        "top-1", "top-5", "loss", "macro AUC", "calibration error", "peak memory", "images", "classes",
+    ]  # fmt: skip
     assert tuple(table.loc["top-1", ["value", "low", "high"]]) == (
         EVALUATION.top1,
         EVALUATION.top1_low,

@@ -1,7 +1,7 @@
 """Scores of class scores against scikit-learn's own multi-class functions, formulas and cases by hand."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -235,6 +235,7 @@ def test_what_does_not_fit(logits, labels, message):
 
 def test_an_evaluation_is_a_measurement_that_can_be_stored():
     evaluation, _ = describe(*draw_scores())
+    evaluation = replace(evaluation, peak_memory=10**9)  # known to who scores
     adapter = TypeAdapter(MEASUREMENTS["evaluate"])
     assert adapter.validate_json(adapter.dump_json(evaluation), strict=True) == evaluation
     assert {type(getattr(evaluation, field.name)) for field in fields(evaluation)} == {float, int, str, tuple}

@@ -53,7 +53,7 @@ def accuracy_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -> Fi
     series = find_series(table, "top1")
     source = find_series(table, "paper_top1")
     with style():
-        figure = start_figure(9.5 if source else 6, 4.6, title=title, subtitle=subtitle)
+        figure = start_figure(11, 4.6, title=title, subtitle=subtitle)
         if not series:
             figure.text(0.5, 0.4, "no two accuracies that differ in the MHSA ratio alone", ha="center")
             return figure

@@ -100,15 +100,15 @@ def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
 def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[str, tuple[Figure, str, str]]:
     """Figures by file name, each with what it shows in words and a caption."""
     drawn = {}
-    if table["top1"].notna().any() or study.tasks.operators is None:
+    if len(find_series(table, "top1")) > 1:  # too many variants to be named one by one
+        lines = accuracy_lines(table, title=study.file.question, subtitle=describe_proxy(study))
+        alt = "Accuracy against the MHSA ratio, a line a series, beside the source's; the numbers are in the table."
+        drawn["accuracy_lines"] = (lines, alt, "Accuracy over the MHSA ratio; bars reach from seed to seed.")
+    elif table["top1"].notna().any() or study.tasks.operators is None:
         figure = throughput_accuracy(table, title=study.file.question, proxy_note=describe_proxy(study))
         alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
         caption = "Accuracy and speed of every variant, with 95% intervals."
         drawn["throughput_accuracy"] = (figure, alt, caption)
-    if len(find_series(table, "top1")) > 1:
-        lines = accuracy_lines(table, title=study.file.question, subtitle=describe_proxy(study))
-        alt = "Accuracy against the MHSA ratio, a line a series, beside the source's; the numbers are in the table."
-        drawn["accuracy_lines"] = (lines, alt, "Accuracy over the MHSA ratio; bars reach from seed to seed.")
     if find_series(table):
         lines = memory_bound_lines(table, title=study.file.question)
         alt = "Memory-bound share of the runtime against the MHSA ratio, a line a series; the numbers are in the table."
