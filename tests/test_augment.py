@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from evitlab.recipes import Augmentation
+from evitlab.train import augment
 from evitlab.train.augment import COLOURS, WARPS, apply_operations, augment_images, mix_images
 
 SIZES = [(1, 24, 40), (7, 40, 24), (4, 32, 32)]
@@ -160,19 +161,22 @@ def test_resized_crops_show_the_promised_share_and_shape(height: int, width: int
 def test_a_resized_crop_is_torchvisions(monkeypatch: pytest.MonkeyPatch):
     """Each result is the resize of exactly one box; its antialias would change nothing."""
     pixels = draw_pixels(5, 20, 28)
-    seen = []
-    real = tv.resized_crop
+    seen: list[tuple[int, ...]] = []
+    real = augment._draw_boxes
 
-    def note(image: Tensor, *box: int, **options: object) -> Tensor:
-        seen.append(box)
-        return real(image, *box, **options)
+    def note(*arguments: object, **options: object) -> tuple[Tensor, Tensor]:
+        boxes, found = real(*arguments, **options)
+        assert found.all()
+        seen.extend(map(tuple, boxes.tolist()))
+        return boxes, found
 
-    monkeypatch.setattr(tv, "resized_crop", note)
+    monkeypatch.setattr(augment, "_draw_boxes", note)
     crops = augment_images(pixels, Augmentation(crop="resized", min_area=0.3), make(1))
     assert len(set(seen)) == len(pixels)
     for image, (top, left, high, wide), crop in zip(pixels, seen, crops, strict=True):
         cut = image[None, :, top : top + high, left : left + wide]
         assert cut.shape[2:] == (high, wide)
+        assert torch.equal(crop, tv.resized_crop(image, top, left, high, wide, size=[20, 28], antialias=False))
         for antialias in (False, True):
             expected = F.interpolate(cut.double(), (20, 28), mode="bilinear", antialias=antialias)[0]
             assert (crop - expected).abs().max() <= 1

@@ -7,6 +7,7 @@ on one machine. All but Mixup and CutMix is drawn for each image alone.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,8 +98,14 @@ def _crop_resized(pixels: Tensor, min_area: float, generator: Generator) -> Tens
     tallest, widest = min(height, round(width * CROP_RATIO)), min(width, round(height * CROP_RATIO))
     centre = torch.tensor([(height - tallest) // 2, (width - widest) // 2, tallest, widest])
     places = torch.where(found[:, None], boxes, centre).tolist()
-    crops = zip(pixels, places, strict=True)
-    return torch.stack([tv.resized_crop(image, *box, size=[height, width], antialias=False) for image, box in crops])
+    # On a CPU torch resizes uint8 itself, with less around it than torchvision; the result is the same.
+    on_cpu = pixels.device.type == "cpu"
+    resize = partial(F.interpolate, mode="bilinear") if on_cpu else partial(tv.resize, antialias=False)
+    cuts = [
+        image[None, :, top : top + high, left : left + wide]
+        for image, (top, left, high, wide) in zip(pixels, places, strict=True)
+    ]
+    return torch.cat([resize(cut, size=[height, width]) for cut in cuts])
 
 
 def _draw_boxes(
