@@ -107,16 +107,26 @@ def _draw_tradeoff(axes: Axes, table: pd.DataFrame) -> None:
     axes.vlines(x, 100 * rows["top1_low"], 100 * rows["top1_high"], color=BLUE, linewidth=1.8, alpha=0.4)
     axes.plot(x, y, "o", color=BLUE, markeredgecolor="white")
     knob = _knob(table)
-    for row in rows.index:
-        name = f"{rows[knob][row]:g}" if knob else rows["variant"][row]
-        near = (x - x[row]).between(0, (0.15 if knob else 0.5) * np.ptp(x))
-        near &= (y - y[row]).abs() < 0.07 * np.ptp(y)
+    if knob is None:
+        _name_points(axes, rows, x, y)
+    for row in rows.index if knob else ():
+        near = (x - x[row]).between(0, 0.15 * np.ptp(x)) & ((y - y[row]).abs() < 0.07 * np.ptp(y))
         side = -1 if near.sum() > 1 else 1  # a neighbour to the right: the label goes left
-        label = axes.annotate(name, (x[row], y[row]), xytext=(5 * side, 4), textcoords="offset points")
+        label = axes.annotate(
+            f"{rows[knob][row]:g}", (x[row], y[row]), xytext=(5 * side, 4), textcoords="offset points"
+        )
         label.set(ha="right" if side < 0 else "left", weight="bold", in_layout=False)
     axes.set_xlabel("measured throughput, images/s")
     by = f", by {knob.removeprefix('knob_')}" if knob else ""
     axes.set_title(f"{_accuracy_name(table)} %, over throughput{by}", loc="left")
+
+
+def _name_points(axes: Axes, rows: pd.DataFrame, x: "pd.Series[float]", y: "pd.Series[float]") -> None:
+    """Names that rise from their points, so that those of neighbours run side by side."""
+    axes.margins(x=0.3)
+    for row in rows.index:
+        label = axes.annotate(rows["variant"][row], (x[row], y[row]), xytext=(3, 4), textcoords="offset points")
+        label.set(rotation=40, rotation_mode="anchor", weight="bold", in_layout=False)
 
 
 def _draw_speed(axes: Axes, table: pd.DataFrame) -> None:
