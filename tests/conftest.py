@@ -1,5 +1,6 @@
 """What the tests share: seeds, threads, small networks with telling weights, and a measure of error."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from evitlab.models.config import ModelConfig
 from evitlab.models.zoo import make_config
 
+os.environ["KINETO_LOG_LEVEL"] = "99"  # it is read once a process: tests that profile by hand must not make ours noisy
 torch.set_num_threads(1)  # the networks here are too small to share between threads
 
 TINY: dict[str, dict[str, Any]] = {

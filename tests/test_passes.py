@@ -1,5 +1,8 @@
 """Passes: self times of event trees built by hand, on a processor and on an accelerator."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -66,3 +69,17 @@ def test_the_middle_pairs_count():
     assert [each.wall for each in slow] == [4, 5, 1, 6, 7]
     assert [each.wall for each in fast] == [4, 5, 9.5, 6, 7]
     assert [len(side) for side in keep_middle(profiled[:2], plain[:2])] == [2, 2]
+
+
+QUIET = """
+import torch
+from evitlab.measure import passes
+with passes.quiet_profiler():
+    passes.profile_pass(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+"""
+
+
+def test_the_profiler_says_nothing_where_no_one_has_asked_for_its_log():
+    environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

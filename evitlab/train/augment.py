@@ -7,7 +7,6 @@ on one machine. All but Mixup and CutMix is drawn for each image alone.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -96,16 +95,17 @@ def _crop_resized(pixels: Tensor, min_area: float, generator: Generator) -> Tens
         len(pixels), (height, width), (height, width), area=(min_area, 1.0), ratio=CROP_RATIO, generator=generator
     )
     tallest, widest = min(height, round(width * CROP_RATIO)), min(width, round(height * CROP_RATIO))
-    centre = torch.tensor([(height - tallest) // 2, (width - widest) // 2, tallest, widest])
-    places = torch.where(found[:, None], boxes, centre).tolist()
-    # On a CPU torch resizes uint8 itself, with less around it than torchvision; the result is the same.
-    on_cpu = pixels.device.type == "cpu"
-    resize = partial(F.interpolate, mode="bilinear") if on_cpu else partial(tv.resize, antialias=False)
-    cuts = [
-        image[None, :, top : top + high, left : left + wide]
-        for image, (top, left, high, wide) in zip(pixels, places, strict=True)
-    ]
-    return torch.cat([resize(cut, size=[height, width]) for cut in cuts])
+    centre = [(height - tallest) // 2, (width - widest) // 2, tallest, widest]
+    places = np.where(found[:, None], boxes, centre).tolist()
+    cuts = zip(pixels.split(1), places, strict=True)
+    return torch.cat([_resize(image.narrow(2, y, h).narrow(3, x, w), (height, width)) for image, (y, x, h, w) in cuts])
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """torchvision's result; on a CPU, where torch resizes bytes itself, without what torchvision does around it."""
+    if pixels.device.type == "cpu":
+        return torch.ops.aten.upsample_bilinear2d(pixels, size, False)
+    return tv.resize(pixels, list(size), antialias=False)
 
 
 def _draw_boxes(
@@ -116,20 +116,21 @@ def _draw_boxes(
     area: tuple[float, float],
     ratio: float,
     generator: Generator,
-) -> tuple[Int64[Tensor, "B 4"], Bool[Tensor, " B"]]:
+) -> tuple[Int64[np.ndarray, "B 4"], Bool[np.ndarray, " B"]]:
     """Top, left, height and width inside images of `size`, and for which images any was found within the limit.
 
     The share of the area is uniform, the ratio of width to height log-uniform between `ratio` and its inverse; the
     first of the tries that is within the limit counts, and its place is uniform.
     """
-    areas = torch.empty(TRIES, count, dtype=torch.float64).uniform_(*area, generator=generator) * (size[0] * size[1])
-    log_ratio = torch.empty_like(areas).uniform_(-math.log(ratio), math.log(ratio), generator=generator)
-    sides = torch.stack([(areas * (-log_ratio).exp()).sqrt(), (areas * log_ratio.exp()).sqrt()], dim=2).round().long()
-    fits = ((sides >= 1) & (sides <= torch.tensor(limit))).all(2)  # (tries, B)
-    chosen = sides[fits.int().argmax(0), torch.arange(count)]
-    room = (torch.tensor(size) - chosen + 1).clamp(min=1)
-    place = (torch.rand(count, 2, dtype=torch.float64, generator=generator) * room).long()
-    return torch.cat([place, chosen], dim=1), fits.any(0)
+    drawn = torch.rand(2, TRIES, count, dtype=torch.float64, generator=generator).numpy()
+    areas = (area[0] + (area[1] - area[0]) * drawn[0]) * (size[0] * size[1])
+    root = np.exp((2 * drawn[1] - 1) * (math.log(ratio) / 2))  # of width over height
+    sides = np.stack([np.sqrt(areas) / root, np.sqrt(areas) * root], axis=2).round().astype(np.int64)
+    fits = ((sides >= 1) & (sides <= limit)).all(2)  # (tries, B)
+    chosen = sides[fits.argmax(0), np.arange(count)]
+    room = (np.array(size) - chosen + 1).clip(min=1)
+    place = (torch.rand(count, 2, dtype=torch.float64, generator=generator).numpy() * room).astype(np.int64)
+    return np.concatenate([place, chosen], axis=1), np.logical_or.reduce(fits)
 
 
 def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
@@ -143,9 +144,9 @@ def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
         ratio=ERASED_RATIO,
         generator=generator,
     )
-    chosen = found & (torch.rand(len(images), generator=generator) < probability)
+    chosen = found & (torch.rand(len(images), generator=generator) < probability).numpy()
     erased = images.clone()
-    for index in chosen.nonzero().flatten().tolist():
+    for index in chosen.nonzero()[0].tolist():
         top, left, high, wide = boxes[index].tolist()
         noise = torch.randn(images.shape[1], high, wide, generator=generator)
         erased[index, :, top : top + high, left : left + wide] = noise

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -18,6 +19,8 @@ from evitlab.train.processes import find_processes
 
 AHEAD = 2
 """Steps whose batches are made before they are needed."""
+GROUP_BYTES = 2**24
+"""Of images that are made in one go on a CPU; at 64 pixels five batches of 64, which take a sixth less time so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,9 @@ class Batches:
     def __iter__(self) -> Iterator[list[Batch]]:
         order = draw_order(len(self.images.labels), self.recipe, seed=self.seed, first=self.first)
         steps = enumerate(order, start=self.first)
-        if self.device.type == "cpu":
-            # A second thread would take turns with torch's own on the same cores, which wait for one another at the
-            # end of every operator: with it, training was half as fast.
-            making: Iterator[list[Batch]] = (self.make(step, rows) for step, rows in steps)
-        else:
-            making = self._make_ahead(steps)
+        # On a CPU no second thread: it would take turns with torch's own on the same cores, which wait for one another
+        # at the end of every operator; with it, training was half as fast.
+        making = self._make_in_groups(steps) if self.device.type == "cpu" else self._make_ahead(steps)
         while True:
             start = perf_counter()
             parts = next(making, None)
@@ -62,6 +62,13 @@ class Batches:
             if parts is None:
                 return
             yield parts
+
+    def _make_in_groups(self, steps: Iterator[tuple[int, Tensor]]) -> Iterator[list[Batch]]:
+        """Small batches a few at a time: right after a step the caches hold none of the code that makes them."""
+        pixels = self.recipe.batch_size * self.images.pixels[0].numel()
+        size = max(1, GROUP_BYTES // (4 * pixels))
+        while group := [self.make(step, rows) for step, rows in islice(steps, size)]:
+            yield from group
 
     def _make_ahead(self, steps: Iterator[tuple[int, Tensor]]) -> Iterator[list[Batch]]:
         ready: deque[Future[list[Batch]]] = deque()
@@ -85,7 +92,10 @@ class Batches:
 
     def _augment(self, rows: Int64[Tensor, " B"], generator: torch.Generator) -> Batch:
         augmentation = self.recipe.augmentation
-        pixels = augment_images(self.images.pixels[rows].to(self.device), augmentation, generator)
+        pixels = self.images.pixels[rows].to(self.device)
+        if self.recipe.memory_format == "channels_last":  # while they are bytes: a quarter of what floats move
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = augment_images(pixels, augmentation, generator)
         images, targets = mix_images(
             scale_pixels(pixels),
             self.images.labels[rows].to(self.device),

@@ -125,4 +125,4 @@ def _check_count(**counts: int | None) -> None:
 
 def scale_pixels(pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """What a network reads: 0..255 becomes -2..2, the same for each channel and data set."""
-    return pixels.float().div_(63.75).sub_(2.0)  # 255 / 63.75 = 4
+    return pixels.div(63.75).sub_(2.0)  # 255 / 63.75 = 4
