@@ -14,7 +14,8 @@ from evitlab.measure.operators import profile_operators, record_trace
 from evitlab.measure.roofline import measure_peaks
 from evitlab.measure.self_test import run_self_test
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Peaks, Precision
+from evitlab.measurements.profile import Peaks
+from evitlab.measurements.terms import Precision
 from evitlab.models.named import NamedModel
 from evitlab.records import Environment, Record
 from evitlab.settings import OperatorsSettings, ThroughputSettings, as_arguments

@@ -6,7 +6,7 @@ Roofline: Williams, Waterman and Patterson, CACM 52(4), 2009. Plain arithmetic o
 from dataclasses import dataclass
 from math import nan
 
-from evitlab.measurements import MEMORY_BOUND, OperatorProfile, OperatorTime, Peaks
+from evitlab.measurements.profile import MEMORY_BOUND, OperatorProfile, OperatorTime, Peaks
 
 
 @dataclass(frozen=True, kw_only=True)

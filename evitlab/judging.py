@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from evitlab.curves import Curves
 from evitlab.drawings import Drawings
-from evitlab.measurements import Evaluation
+from evitlab.measurements.accuracy import Evaluation
 from evitlab.memory import peak_bytes, reset_peak
 from evitlab.models.capture import attention_on_image
 from evitlab.problems import UserError

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from evitlab.measurements import Precision
+from evitlab.measurements.terms import Precision
 from evitlab.problems import suggest
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)

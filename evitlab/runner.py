@@ -12,7 +12,9 @@ from typing import Any
 
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Match, Peaks, Precision, Throughput
+from evitlab.measurements.profile import Peaks
+from evitlab.measurements.speed import Match, Throughput
+from evitlab.measurements.terms import Precision
 from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
 from evitlab.proxies import make_proxy

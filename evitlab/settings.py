@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from evitlab.measurements import Precision
+from evitlab.measurements.terms import Precision
 from evitlab.problems import suggest
 from evitlab.recipes import STRICT, Count, Positive, RecipeField, TrainRecipe
 

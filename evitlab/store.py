@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from evitlab.measurements import MEASUREMENTS
+from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.problems import UserError, explain, shorten
 from evitlab.records import RECORD, SCHEMA, Record, digest
 

@@ -6,7 +6,7 @@ from math import exp, log, sqrt
 
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Match, MatchStep, Throughput
+from evitlab.measurements.speed import Match, MatchStep, Throughput
 from evitlab.models.network import Network, build_model
 from evitlab.models.scale import width_step
 from evitlab.settings import MatchSettings, ThroughputSettings

@@ -10,7 +10,10 @@ from evitlab.drawings import write_drawings
 from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
-from evitlab.measurements import Evaluation, MacCount, OperatorProfile, Peaks, Precision, TrainResult
+from evitlab.measurements.accuracy import Evaluation, TrainResult
+from evitlab.measurements.macs import MacCount
+from evitlab.measurements.profile import OperatorProfile, Peaks
+from evitlab.measurements.terms import Precision
 from evitlab.models.config import ModelConfig
 from evitlab.models.network import Network, build_model
 from evitlab.models.weights import WEIGHTS_FILE, load_model, save_model

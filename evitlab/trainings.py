@@ -13,7 +13,7 @@ from evitlab.drawings import Drawings
 from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Evaluation
+from evitlab.measurements.accuracy import Evaluation
 from evitlab.models.named import NamedModel, load_named
 from evitlab.models.network import Network
 from evitlab.models.weights import save_model, save_state

@@ -3,7 +3,7 @@
 import numpy as np
 
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
-from evitlab.measurements import ClassScore, Evaluation
+from evitlab.measurements.accuracy import ClassScore, Evaluation
 
 
 def make_evaluation(classes: int = 10, *, absent: int = 0, skill: float = 0.6) -> tuple[Evaluation, Curves]:

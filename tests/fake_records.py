@@ -5,23 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from evitlab.measurements import (
-    MEMORY_BOUND,
-    Bandwidth,
-    BatchCurve,
-    BatchPoint,
-    Epoch,
-    MacCount,
-    Match,
-    MatchStep,
-    OperatorProfile,
-    OperatorTime,
-    Peaks,
-    SelfTest,
-    SelfTestRun,
-    Throughput,
-    TrainResult,
-)
+from evitlab.measurements.accuracy import Epoch, TrainResult
+from evitlab.measurements.macs import MacCount
+from evitlab.measurements.profile import MEMORY_BOUND, Bandwidth, OperatorProfile, OperatorTime, Peaks
+from evitlab.measurements.speed import BatchCurve, BatchPoint, Match, MatchStep, SelfTest, SelfTestRun, Throughput
 from evitlab.records import Environment, Record, digest
 
 PAPER = {0.0: 0.468, 0.2: 0.623, 0.4: 0.630, 0.5: 0.619, 0.6: 0.585, 0.8: 0.539, 1.0: 0.385}

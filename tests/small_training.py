@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from evitlab.measurements import TrainResult
+from evitlab.measurements.accuracy import TrainResult
 
 
 class Small(nn.Module):

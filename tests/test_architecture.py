@@ -16,7 +16,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale", "measurements",
+        "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
+        "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
+        "measurements.accuracy", "measurements.by_task",
         "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
         "drawings",
     ],

@@ -6,7 +6,7 @@ from math import isnan
 import pytest
 
 from evitlab.bounds import find_bandwidth, judge, split_memory_bound
-from evitlab.measurements import Bandwidth, OperatorProfile, OperatorTime, Peaks
+from evitlab.measurements.profile import Bandwidth, OperatorProfile, OperatorTime, Peaks
 
 KIB, MIB = 2**10, 2**20
 PEAKS = Peaks(

@@ -3,7 +3,7 @@
 import torch
 
 from evitlab.measure.classes import OPERATOR_CLASSES, OTHER, classify
-from evitlab.measurements import MEMORY_BOUND
+from evitlab.measurements.profile import MEMORY_BOUND
 
 
 def test_classes_are_disjoint_and_know_in_place_operators():

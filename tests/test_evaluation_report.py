@@ -11,7 +11,7 @@ from fake_evaluation import make_evaluation
 from fake_records import make_training
 from matplotlib.image import imread
 
-from evitlab.measurements import Epoch
+from evitlab.measurements.accuracy import Epoch
 from evitlab.report.attention_figures import attention_plot
 from evitlab.report.evaluation_report import write_attention, write_evaluation
 from evitlab.report.training_figures import training_plot, write_curve

@@ -15,7 +15,7 @@ from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
 from evitlab.measure.self_test import run_self_test
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Bandwidth, Peaks
+from evitlab.measurements.profile import Bandwidth, Peaks
 from evitlab.models.layers import ConvNorm
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from evitlab.curves import FALSE_POSITIVE_RATES
-from evitlab.measurements import MEASUREMENTS
+from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.problems import UserError
 from evitlab.train.metrics import describe_scores, score
 

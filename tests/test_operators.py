@@ -18,7 +18,7 @@ from evitlab.measure.kernels import Kernel
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators, record_trace
 from evitlab.measure.passes import ProfiledPass
-from evitlab.measurements import Bandwidth, Peaks
+from evitlab.measurements.profile import Bandwidth, Peaks
 from evitlab.models.attention import attention_path
 from evitlab.models.network import build_model
 from evitlab.models.zoo import ZOO

@@ -7,7 +7,7 @@ from fake_records import make_peaks, make_profile
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from evitlab.measurements import MEMORY_BOUND, Bandwidth
+from evitlab.measurements.profile import MEMORY_BOUND, Bandwidth
 from evitlab.report.frame import to_png
 from evitlab.report.profile_figures import CLASS_COLORS, mhsa_ffn_bars, roofline_plot, runtime_breakdown
 

@@ -7,7 +7,7 @@ import pytest
 from fake_records import make_profile
 from rich.console import Console
 
-from evitlab.measurements import MEMORY_BOUND
+from evitlab.measurements.profile import MEMORY_BOUND
 from evitlab.report.profile_tables import (
     BETWEEN,
     COLUMNS,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fake_records import make_record, make_throughput
 
-from evitlab.measurements import MEASUREMENTS
+from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.records import RECORD, digest, record_key
 
 RECORDED = make_record("throughput", make_throughput(1.0))

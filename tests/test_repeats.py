@@ -13,7 +13,7 @@ from fake_records import (
     make_training,
 )
 
-from evitlab.measurements import MEASUREMENTS
+from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.report.repeats import RAW
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from evitlab.environment import tune_allocator
 from evitlab.measure import rounds, self_test, throughput
 from evitlab.measure.self_test import judge_runs, run_self_test
-from evitlab.measurements import SelfTestRun
+from evitlab.measurements.speed import SelfTestRun
 from evitlab.models.network import build_model
 
 

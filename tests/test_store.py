@@ -11,7 +11,7 @@ import pytest
 from fake_records import fail, make_macs, make_record, make_study, make_throughput, make_training
 
 from evitlab import store
-from evitlab.measurements import Throughput
+from evitlab.measurements.speed import Throughput
 from evitlab.records import SCHEMA
 from evitlab.store import StoreError
 

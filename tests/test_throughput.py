@@ -10,7 +10,7 @@ from torch import nn
 
 from evitlab.measure import throughput
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import Throughput
+from evitlab.measurements.speed import Throughput
 from evitlab.models.layers import ConvNorm
 from evitlab.settings import Execution, ThroughputSettings, as_arguments, cream_settings
 

@@ -19,7 +19,7 @@ from evitlab.measure.rounds import (
     make_contender,
     time_rounds,
 )
-from evitlab.measurements import BatchCurve, BatchPoint
+from evitlab.measurements.speed import BatchCurve, BatchPoint
 from evitlab.memory import available_bytes, peak_bytes, reset_peak, resident_bytes
 from evitlab.problems import UserError
 from evitlab.settings import Execution

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evitlab.environment import linear_library
 from evitlab.measure.inputs import copy_for_inference, is_folded, random_images
-from evitlab.measurements import Precision
+from evitlab.measurements.terms import Precision
 from evitlab.models.attention import Attend
 from evitlab.models.network import Network
 from evitlab.problems import UserError

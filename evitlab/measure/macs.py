@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evitlab.measure.inputs import copy_for_inference, height_and_width, random_images
-from evitlab.measurements import MacCount
+from evitlab.measurements.macs import MacCount
 from evitlab.models.network import fold_batchnorm
 
 with warnings.catch_warnings():  # fvcore scripts a loss when it is imported, which torch deprecates

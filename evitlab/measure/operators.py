@@ -28,7 +28,7 @@ from evitlab.measure.passes import (
     take_turns,
     time_pass,
 )
-from evitlab.measurements import OperatorProfile, OperatorTime, Peaks
+from evitlab.measurements.profile import OperatorProfile, OperatorTime, Peaks
 from evitlab.problems import UserError
 from evitlab.settings import Execution
 

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from evitlab.environment import synchronize
 from evitlab.measure.classes import OPERATOR_CLASSES, OTHER, classify
 from evitlab.measure.dispatch import count_page_faults, find_calls, is_operator
-from evitlab.measurements import MEMORY_BOUND
+from evitlab.measurements.profile import MEMORY_BOUND
 
 Run = Callable[[Tensor], Any]
 Seconds = dict[str, float]  # by class of operators, each without what it calls

@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from evitlab.environment import resolve_device, synchronize
-from evitlab.measurements import Bandwidth, Peaks
+from evitlab.measurements.profile import Bandwidth, Peaks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROUNDS = 21

@@ -7,7 +7,7 @@ from torch import nn
 
 from evitlab.measure.rounds import OnProgress
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements import SelfTest, SelfTestRun
+from evitlab.measurements.speed import SelfTest, SelfTestRun
 from evitlab.problems import UserError
 from evitlab.settings import Execution
 

@@ -25,7 +25,7 @@ from evitlab.measure.rounds import (
     make_equally_long,
     time_rounds,
 )
-from evitlab.measurements import Throughput
+from evitlab.measurements.speed import Throughput
 from evitlab.settings import Execution
 
 WARMUP_SECONDS = 0.25  # at least, for each model

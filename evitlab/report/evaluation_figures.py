@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
-from evitlab.measurements import Evaluation
+from evitlab.measurements.accuracy import Evaluation
 from evitlab.report.evaluation_tables import class_table, most_confused
 from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, ORANGE, RED, start_figure, style
 from evitlab.report.tables import percent

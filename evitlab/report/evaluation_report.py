@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evitlab.curves import Curves
-from evitlab.measurements import Evaluation
+from evitlab.measurements.accuracy import Evaluation
 from evitlab.report.attention_figures import attention_plot
 from evitlab.report.evaluation_figures import class_plot, confusion_plot, reliability_plot, roc_plot
 from evitlab.report.evaluation_tables import class_table, confusion_table, reliability_table, roc_table

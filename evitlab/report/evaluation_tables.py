@@ -6,7 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
-from evitlab.measurements import Evaluation, MacCount
+from evitlab.measurements.accuracy import Evaluation
+from evitlab.measurements.macs import MacCount
 from evitlab.report.tables import percent
 
 NOT_DEFINED = "-"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evitlab.drawings import EVALUATIONS, Drawings, place_drawings, read_drawings
-from evitlab.measurements import TrainResult
+from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
 from evitlab.report.evaluation_report import write_attention, write_evaluation
 from evitlab.report.frame import to_png

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from evitlab.measurements import MEMORY_BOUND, Bandwidth, OperatorProfile, Peaks
+from evitlab.measurements.profile import MEMORY_BOUND, Bandwidth, OperatorProfile, Peaks
 from evitlab.report.conditions import describe_shared
 from evitlab.report.frame import COLORBLIND, GREY, INK, NOTE, name_points, start_figure, style
 from evitlab.report.profile_tables import list_operators

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evitlab.bounds import judge, split_memory_bound
-from evitlab.measurements import MEMORY_BOUND, OperatorProfile
+from evitlab.measurements.profile import MEMORY_BOUND, OperatorProfile
 from evitlab.report.conditions import describe_shared
 from evitlab.report.tables import percent, si, significant
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from statistics import mean
 from typing import Any
 
-from evitlab.measurements import Throughput
+from evitlab.measurements.speed import Throughput
 from evitlab.report.conditions import describe_shared
 
 RAW: dict[str, Callable[[Any], str]] = {

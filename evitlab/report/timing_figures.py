@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from evitlab.measurements import BatchCurve
+from evitlab.measurements.speed import BatchCurve
 from evitlab.records import Record
 from evitlab.report.conditions import describe_shared
 from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, name_points, start_figure, style

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from evitlab.measurements import BatchCurve, SelfTest, Throughput
+from evitlab.measurements.speed import BatchCurve, SelfTest, Throughput
 from evitlab.records import Record
 from evitlab.report.conditions import describe_shared
 from evitlab.report.tables import TableError, significant

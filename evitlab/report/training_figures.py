@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evitlab.measurements import TrainResult
+from evitlab.measurements.accuracy import TrainResult
 from evitlab.report.frame import COLORBLIND, start_figure, style, to_png
 from evitlab.store import write_atomically
 

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from evitlab.measurements import TrainResult
+from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
 from evitlab.report.tables import mean_interval, percent
 from evitlab.store import measured

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evitlab.measurements import Epoch
+from evitlab.measurements.accuracy import Epoch
 from evitlab.models.network import Network
 from evitlab.models.weights import WEIGHTS_FILE, save_model, save_state
 from evitlab.train.metrics import Accuracy

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from evitlab.measurements import Epoch, TrainResult
+from evitlab.measurements.accuracy import Epoch, TrainResult
 from evitlab.memory import peak_bytes, reset_peak
 from evitlab.recipes import TrainRecipe
 from evitlab.train.batches import Batches

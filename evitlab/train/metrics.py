@@ -11,7 +11,7 @@ from sklearn.metrics import auc, confusion_matrix, precision_recall_fscore_suppo
 from torch import Tensor
 
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
-from evitlab.measurements import ClassScore, Evaluation
+from evitlab.measurements.accuracy import ClassScore, Evaluation
 from evitlab.problems import UserError
 
 

@@ -1,0 +1,1 @@
+"""What each task measures, as plain data."""
