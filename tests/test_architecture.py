@@ -26,7 +26,7 @@ LAYERS: dict[str, list[str]] = {
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
-        "report.training_figures", "report.evaluation_report", "report.html",
+        "report.training_figures", "report.evaluation_report", "report.page_data", "report.html",
         "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
@@ -173,8 +173,10 @@ def test_nothing_that_is_loaded_can_execute():
 
 def test_the_readme_shows_exactly_the_files_that_are_there():
     tree = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
-    shown = set(re.findall(r"^ *([\w./-]+\.(?:py|html))\b", tree, re.MULTILINE))
+    shown = set(re.findall(r"^ *([\w./-]+\.(?:py|html|js))\b", tree, re.MULTILINE))
     real = {
-        path.name for path in PACKAGE.rglob("*.*") if path.suffix in (".py", ".html") and path.name != "__init__.py"
+        path.name
+        for path in PACKAGE.rglob("*.*")
+        if path.suffix in (".py", ".html", ".js") and path.name != "__init__.py"
     }
     assert shown == real

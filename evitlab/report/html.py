@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from html import escape
 from importlib import resources
 from string import Template
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from evitlab.records import Environment, Record
+from evitlab.report.page_data import embed_json, embed_packed, list_networks, list_points
 from evitlab.report.repeats import RAW
 from evitlab.report.tables import readable
 from evitlab.store import measured
@@ -53,13 +55,13 @@ def render_page(
     records: Sequence[Record],
     files: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The page as one HTML text: no network, no script, images inside, everything escaped.
+    """The page as one HTML text: no network, images and script inside, everything escaped.
 
     `table` comes from `study_table` and `records` from `select_records`, called alike; `files` are paths of further
     files by variant, from the page, that it links to. Nothing in the page depends on when it was made, so equal
     records give equal pages.
     """
-    template = Template(resources.files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
+    template, script = Template(_read("page.html")), _read("page.js")
     starts = sorted(record.start for record in records)
     span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
     return template.substitute(
@@ -76,8 +78,19 @@ def render_page(
         meaning=_meaning(table, notes=page.notes),
         conditions=_conditions(records),
         repeats="\n".join(_variant_details(variant, records) for variant in table["variant"]),
+        data=embed_json("points", list_points(table)) + embed_packed("networks", list_networks(_done(records))),
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         footer=escape(f"Made by evitlab from {len(records)} records{span}."),
     )
+
+
+def _read(name: str) -> str:
+    return resources.files("evitlab.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _done(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.status == "ok"]
 
 
 def find(table: pd.DataFrame) -> list[str]:
@@ -160,7 +173,8 @@ def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, captio
 def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
     rows = [[_two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
-    return _html_table(text.columns, rows, caption="Small print below a value: its 95% interval.")
+    caption = "Small print below a value: its 95% interval."
+    return _html_table(text.columns, rows, caption=caption, kind="results sortable")
 
 
 def _two_lines(cell: str) -> str:
@@ -280,16 +294,11 @@ def _plain(value: object) -> str:
 
 
 def _variant_details(variant: str, records: Sequence[Record]) -> str:
-    own = [record for record in records if record.variant == variant and record.status == "ok"]
-    rows = []
-    configs: dict[str, list[str]] = {}
-    for record in own:
-        rows.append([escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))])
-        tasks = configs.setdefault(json.dumps(record.config), [])
-        if record.task not in tasks:
-            tasks.append(record.task)
+    rows = [
+        [escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))]
+        for record in _done(records)
+        if record.variant == variant
+    ]
     body = _html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
-    body += "".join(
-        f"<p>Network of {escape(', '.join(tasks))}:</p><pre>{escape(config)}</pre>" for config, tasks in configs.items()
-    )
-    return f"<details><summary>{escape(variant)}</summary><div>{body}</div></details>"
+    name = escape(variant)
+    return f'<details data-variant="{name}"><summary>{name}</summary><div>{body}</div></details>'
