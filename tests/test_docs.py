@@ -1,4 +1,4 @@
-"""What the README promises: its commands exist, its Python runs, its study is right."""
+"""What README and docs promise: their commands and options exist, links lead somewhere, Python and study are right."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from evitlab.study import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -49,9 +50,26 @@ def test_the_python_in_the_readme_runs(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"{5 / 24}")
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(link):
-    assert link.startswith("https://") or (ROOT / link).exists()
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_commands_and_options_exist(path):
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            for name, rest in re.findall(r"\bevitlab ([a-z]+)\b([^#;&|]*)", line):
+                options = {option for parameter in commands[name].params for option in parameter.opts}
+                assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= options, line
+
+
+def test_every_page_of_the_docs_can_be_reached_from_the_readme():
+    assert {path.name for path in PAGES if path.parent.name == "docs"} == set(
+        re.findall(r"\]\(docs/([\w.]+)\)", README)
+    )
 
 
 def test_the_shipped_results_are_of_the_shipped_study():
