@@ -8,7 +8,7 @@ from typing import Any
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
-from evitlab.settings import StudyFile, Tasks
+from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks
 
 BASE = "base"
 """Name of the row that every variant is compared with."""
@@ -66,11 +66,7 @@ def find_contradictions(file: StudyFile) -> list[str]:
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:
         got = f"min_rounds={throughput.min_rounds}"
         problems.append(f"tasks.throughput.min_rounds: must be at most {throughput.max_rounds=}, but got {got}")
-    for name, percent in ((file.paper or {}).get("top1") or {}).items():
-        if not 0 <= percent <= 100:
-            problems.append(f"paper.top1.{name}: must be percent from 0 to 100, but got {percent}")
-    if wrong := sorted(set(file.paper or {}) - {"top1"}):
-        problems.append(f"paper: unknown {', '.join(wrong)} (allowed: top1)")
+    problems += _find_paper_contradictions(file)
     return problems
 
 
@@ -93,6 +89,26 @@ def _find_variant_contradictions(file: StudyFile) -> list[str]:
     if any(not name.strip() or not name.isprintable() or len(name) > 200 for name in names):
         problems.append("variants: names must be printable, not empty and at most 200 characters long")
     return problems + _find_match_contradictions(file, variants)
+
+
+def _find_paper_contradictions(file: StudyFile) -> list[str]:
+    """What a study cites, and what its variants are compared with, must be of variants that it has."""
+    problems, paper = [], file.paper or {}
+    names = [name for name, _ in expand(file.grid, file.variants)]
+    if wrong := sorted(set(paper) - set(PAPER_FIGURES)):
+        problems.append(f"paper: unknown {', '.join(wrong)} (allowed: {', '.join(PAPER_FIGURES)})")
+    for figure in PAPER_FIGURES:
+        for name, value in (paper.get(figure) or {}).items():
+            if name not in names:
+                problems.append(f"paper.{figure}.{name}: no variant has this name{suggest(name, names)}")
+            if figure == "top1" and not 0 <= value <= 100:
+                problems.append(f"paper.top1.{name}: must be percent from 0 to 100, but got {value}")
+            if figure == "images_per_second" and not 0 < value < inf:
+                problems.append(f"paper.images_per_second.{name}: must be a number above 0, but got {value}")
+    if file.compare_to is not None and file.compare_to not in names:
+        hint = suggest(file.compare_to, names)
+        problems.append(f"compare_to: must be a variant's name, but got {file.compare_to!r}{hint}")
+    return problems
 
 
 def _find_match_contradictions(file: StudyFile, variants: list[tuple[str, dict[str, Any]]]) -> list[str]:
