@@ -70,10 +70,9 @@ def detectable_difference(deviation: float, seeds: int) -> float | None:
     critical = float(student_t.ppf((1 + LEVEL) / 2, freedom))
 
     def lack(noncentrality: float) -> float:
-        found = nct.sf(critical, freedom, noncentrality) + nct.cdf(-critical, freedom, noncentrality)
-        return float(found) - POWER
+        return float(nct.sf(critical, freedom, noncentrality)) - POWER  # the other side adds less than one in a million
 
-    return float(brentq(lack, 0, 20 * critical)) * deviation / sqrt(seeds)
+    return float(brentq(lack, critical / 2, 2 * critical)) * deviation / sqrt(seeds)
 
 
 def pool_deviation(rows: Sequence[Values], other: Values) -> float | None:

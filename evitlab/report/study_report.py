@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from evitlab.checks import BASE, show_base
 from evitlab.records import Record
+from evitlab.report.comparison_report import write_comparison
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
-from evitlab.report.html import Page, Picture, render_page
+from evitlab.report.html import Page, Picture, Section, render_page
+from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
@@ -48,6 +50,8 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         write_atomically(folder / f"{name}.png", png)
         pictures.append(Picture(png=png, alt=alt, caption=caption))
     evaluated = write_evaluations(chosen, folder)
+    comparison = compare_with_paper(study, table, chosen)
+    sections = [] if comparison is None else [_write_comparison(study, comparison, folder)]
     page = Page(
         study=study.name,
         question=study.file.question,
@@ -59,10 +63,23 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         notes=study.file.notes,
     )
     pictures += evaluated.pictures
-    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files)
+    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=sections)
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
     return table
+
+
+def compare(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> Comparison | None:
+    """The study's differences beside its source's, where it cites accuracies; see `compare_with_paper`."""
+    chosen = select_records(
+        _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
+    )
+    return compare_with_paper(study, tabulate(study, records, where), chosen)
+
+
+def _write_comparison(study: Study, comparison: Comparison, folder: Path) -> Section:
+    title = f"{study.file.source}: its differences, and ours"
+    return write_comparison(comparison, folder, title=title, subtitle=describe_proxy(study))
 
 
 def _read_verdict(folder: Path) -> str:
