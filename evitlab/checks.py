@@ -162,20 +162,31 @@ def _as_network(base: Any) -> dict[str, Any] | None:
     return {"name": base} if isinstance(base, str) else dict(base) if isinstance(base, dict) else None
 
 
-def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Place in the file and network of each variant, as far as grid and variants have the right form."""
+def _changes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and changes of each variant, as far as grid and variants have the right form."""
     grid, variants = data.get("grid"), data.get("variants")
     if isinstance(grid, dict) and variants is None and all(isinstance(values, list) for values in grid.values()):
-        return [(f"grid ({name})", _merge(base, changes)) for name, changes in expand(grid, None)]
+        return [(f"grid ({name})", changes) for name, changes in expand(grid, None)]
     named = variants.items() if isinstance(variants, dict) else []
-    return [(f"variants.{name}", _merge(base, changes)) for name, changes in named if isinstance(changes, dict)]
+    return [(f"variants.{name}", changes) for name, changes in named if isinstance(changes, dict)]
+
+
+def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and network of each variant."""
+    return [(place, _merge(base, changes)) for place, changes in _changes(data)]
 
 
 def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The networks that are trained in place of the variants."""
+    """The networks that are trained in place of the variants, which keep what they change themselves."""
     train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
     proxy = train.get("proxy") if isinstance(train, dict) else None
-    return [{**network, **proxy} for _, network in _networks(data, base)] if isinstance(proxy, dict) else []
+    if not isinstance(proxy, dict):
+        return []
+    own = [
+        (changes, {knob: value for knob, value in proxy.items() if knob not in changes})
+        for _, changes in _changes(data)
+    ]
+    return [_merge(base, changes) | knobs for changes, knobs in own]
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

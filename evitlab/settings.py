@@ -118,7 +118,8 @@ class TrainSettings:
     """One training each: initialisation and order of the images. The images are the same."""
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
-    variant's proxy is scaled by the factor that matching gave the variant. None: train the network itself."""
+    variant's proxy is scaled by the factor that matching gave the variant. Knobs that a variant changes stay as it
+    has them. None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
 
