@@ -14,8 +14,10 @@ from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
 from evitlab.report.html import Page, Picture, Section, render_page
+from evitlab.report.knob_figures import find_knob, knob_curves
 from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
+from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
 from evitlab.store import measured, write_atomically
@@ -126,6 +128,11 @@ def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[s
         alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
         caption = "Accuracy and speed of every variant, with 95% intervals."
         drawn["throughput_accuracy"] = (figure, alt, caption)
+    knob = find_knob(table)
+    if knob not in (None, RATIO) and (table["top1"].notna().any() or table["infer_samples_per_sec"].notna().any()):
+        curves = knob_curves(table, study.paper_speeds(), title=study.file.question, subtitle=describe_proxy(study))
+        alt = "Accuracy and throughput over the knob, the source's own curves beside; the numbers are in the table."
+        drawn["knob_curves"] = (curves, alt, "Accuracy and throughput over the knob, and the source's own.")
     if find_series(table):
         lines = memory_bound_lines(table, title=study.file.question)
         alt = "Memory-bound share of the runtime against the MHSA ratio, a line a series; the numbers are in the table."
