@@ -8,7 +8,7 @@ from typing import Any
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
-from evitlab.settings import StudyFile, Tasks
+from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks
 
 BASE = "base"
 """Name of the row that every variant is compared with."""
@@ -66,11 +66,7 @@ def find_contradictions(file: StudyFile) -> list[str]:
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:
         got = f"min_rounds={throughput.min_rounds}"
         problems.append(f"tasks.throughput.min_rounds: must be at most {throughput.max_rounds=}, but got {got}")
-    for name, percent in ((file.paper or {}).get("top1") or {}).items():
-        if not 0 <= percent <= 100:
-            problems.append(f"paper.top1.{name}: must be percent from 0 to 100, but got {percent}")
-    if wrong := sorted(set(file.paper or {}) - {"top1"}):
-        problems.append(f"paper: unknown {', '.join(wrong)} (allowed: top1)")
+    problems += _find_paper_contradictions(file)
     return problems
 
 
@@ -93,6 +89,26 @@ def _find_variant_contradictions(file: StudyFile) -> list[str]:
     if any(not name.strip() or not name.isprintable() or len(name) > 200 for name in names):
         problems.append("variants: names must be printable, not empty and at most 200 characters long")
     return problems + _find_match_contradictions(file, variants)
+
+
+def _find_paper_contradictions(file: StudyFile) -> list[str]:
+    """What a study cites, and what its variants are compared with, must be of variants that it has."""
+    problems, paper = [], file.paper or {}
+    names = [name for name, _ in expand(file.grid, file.variants)]
+    if wrong := sorted(set(paper) - set(PAPER_FIGURES)):
+        problems.append(f"paper: unknown {', '.join(wrong)} (allowed: {', '.join(PAPER_FIGURES)})")
+    for figure in PAPER_FIGURES:
+        for name, value in (paper.get(figure) or {}).items():
+            if name not in names:
+                problems.append(f"paper.{figure}.{name}: no variant has this name{suggest(name, names)}")
+            if figure == "top1" and not 0 <= value <= 100:
+                problems.append(f"paper.top1.{name}: must be percent from 0 to 100, but got {value}")
+            if figure == "images_per_second" and not 0 < value < inf:
+                problems.append(f"paper.images_per_second.{name}: must be a number above 0, but got {value}")
+    if file.compare_to is not None and file.compare_to not in names:
+        hint = suggest(file.compare_to, names)
+        problems.append(f"compare_to: must be a variant's name, but got {file.compare_to!r}{hint}")
+    return problems
 
 
 def _find_match_contradictions(file: StudyFile, variants: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -146,20 +162,31 @@ def _as_network(base: Any) -> dict[str, Any] | None:
     return {"name": base} if isinstance(base, str) else dict(base) if isinstance(base, dict) else None
 
 
-def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Place in the file and network of each variant, as far as grid and variants have the right form."""
+def _changes(data: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and changes of each variant, as far as grid and variants have the right form."""
     grid, variants = data.get("grid"), data.get("variants")
     if isinstance(grid, dict) and variants is None and all(isinstance(values, list) for values in grid.values()):
-        return [(f"grid ({name})", _merge(base, changes)) for name, changes in expand(grid, None)]
+        return [(f"grid ({name})", changes) for name, changes in expand(grid, None)]
     named = variants.items() if isinstance(variants, dict) else []
-    return [(f"variants.{name}", _merge(base, changes)) for name, changes in named if isinstance(changes, dict)]
+    return [(f"variants.{name}", changes) for name, changes in named if isinstance(changes, dict)]
+
+
+def _networks(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and network of each variant."""
+    return [(place, _merge(base, changes)) for place, changes in _changes(data)]
 
 
 def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The networks that are trained in place of the variants."""
+    """The networks that are trained in place of the variants, which keep what they change themselves."""
     train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
     proxy = train.get("proxy") if isinstance(train, dict) else None
-    return [{**network, **proxy} for _, network in _networks(data, base)] if isinstance(proxy, dict) else []
+    if not isinstance(proxy, dict):
+        return []
+    own = [
+        (changes, {knob: value for knob, value in proxy.items() if knob not in changes})
+        for _, changes in _changes(data)
+    ]
+    return [_merge(base, changes) | knobs for changes, knobs in own]
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evitlab.records import Record
+    from evitlab.report.paper_comparison import Comparison
     from evitlab.study import Study
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
-        from evitlab.report.study_report import STUDY_COPY, write_report
+        from evitlab.report.study_report import STUDY_COPY, compare, write_report
         from evitlab.runner import Lab, find_missing
         from evitlab.sweep import run_study
 
@@ -115,7 +116,7 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
         raise typer.Exit(130) from None
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
     table = write_report(study, lab.records, environment.conditions, folder)
-    _print_table(study, table, as_json=as_json)
+    _print_table(study, table, compare(study, lab.records, environment.conditions), as_json=as_json)
     if not as_json:
         Console().print(f"records, table, figures and page: {folder}", highlight=False, soft_wrap=True)
     return not done
@@ -164,7 +165,7 @@ def show(
 ) -> None:
     """Print what was measured: a study's table, or that of a bench or a profile."""
     from evitlab.report.models_report import list_results, show_models
-    from evitlab.report.study_report import tabulate
+    from evitlab.report.study_report import compare, tabulate
     from evitlab.store import read_records
 
     if name is None:
@@ -175,7 +176,8 @@ def show(
         show_models(read_records(results / name), where=_parse_where(where), mixed=mixed, as_json=as_json)
         return
     read, records = _load_results(results, name, seed), read_records(results / name)
-    _print_table(read, tabulate(read, records, _choose(records, where)), as_json=as_json)
+    chosen = _choose(records, where)
+    _print_table(read, tabulate(read, records, chosen), compare(read, records, chosen), as_json=as_json)
 
 
 @app.command()
@@ -238,7 +240,9 @@ def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def _print_table(study: "Study", table: "pd.DataFrame", *, as_json: bool) -> None:
+def _print_table(study: "Study", table: "pd.DataFrame", comparison: "Comparison | None", *, as_json: bool) -> None:
+    """The study's table, and below it the paper's differences beside ours where there are any."""
+    from evitlab.report.comparison_tables import render_comparison
     from evitlab.report.study_report import describe_proxy
     from evitlab.report.tables import render_terminal
 
@@ -248,6 +252,9 @@ def _print_table(study: "Study", table: "pd.DataFrame", *, as_json: bool) -> Non
     console = Console()
     console.print(render_terminal(table, title=study.file.question))
     console.print(describe_proxy(study), highlight=False)
+    if comparison is not None:
+        console.print()
+        console.print(render_comparison(comparison))
 
 
 @app.callback(invoke_without_command=True)

@@ -13,15 +13,20 @@ from evitlab.train.data import DataSet, check_data, classes_of, load_data
 
 
 def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConfig:
-    """What is trained for a variant: the network itself, or the study's proxy scaled as matching scaled the network."""
+    """What is trained for a variant: the network itself, or the study's proxy scaled as matching scaled the network.
+
+    What the variant itself changes stays so in the proxy, whatever that sets: it is what the study asks about. The
+    scale is that of all stages' widths together, as each is rounded by itself.
+    """
     train_settings = study.tasks.train
     assert train_settings is not None
     num_classes = len(classes_of(train_settings.data, root=find_root(train_settings)))
     if train_settings.proxy is None:
         return replace(config, num_classes=num_classes)
     own = variant.make_config()
-    factor = config.stages[0].width / own.stages[0].width
-    proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    factor = sum(stage.width for stage in config.stages) / sum(stage.width for stage in own.stages)
+    knobs = {knob: value for knob, value in train_settings.proxy.items() if knob not in variant.changes}
+    proxy = variant.with_knobs(**knobs, num_classes=num_classes)
     kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
     if set(kept) != {1.0} and "depth" not in train_settings.proxy:
         depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]

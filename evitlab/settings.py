@@ -83,6 +83,9 @@ class OperatorsSettings:
             raise ValueError(f"execution.mode must be eager to be profiled, but got {self.execution.mode=}")
 
 
+PAPER_FIGURES = ("top1", "images_per_second")
+"""What a study may cite of its source."""
+
 DATA_NAMES = ("shapes", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
 """Data sets that have a name; others are paths."""
 
@@ -115,7 +118,8 @@ class TrainSettings:
     """One training each: initialisation and order of the images. The images are the same."""
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
-    variant's proxy is scaled by the factor that matching gave the variant. None: train the network itself."""
+    variant's proxy is scaled by the factor that matching gave the variant. Knobs that a variant changes stay as it
+    has them. None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
 
@@ -186,6 +190,9 @@ class StudyFile:
     """Named changes to the base; `base: NAME` among them starts from another network."""
     match: MatchSettings | None = None
     paper: dict[str, dict[str, float]] | None = None
-    """The source's own figures: `top1`, in percent, by variant."""
+    """The source's own figures by variant: `top1` in percent, `images_per_second`."""
+    compare_to: str | None = None
+    """Variant that the others' accuracies are compared with. None: of each variant the one that is the network it
+    starts from, at the same target speed, where there is one."""
     notes: str = ""
     """Remarks for the page, paragraphs apart by an empty line."""

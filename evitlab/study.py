@@ -196,6 +196,31 @@ class Study:
         """The source's accuracies by variant, as shares."""
         return {name: percent / 100 for name, percent in ((self.file.paper or {}).get("top1") or {}).items()}
 
+    def paper_speeds(self) -> dict[str, float]:
+        """The source's images per second by variant."""
+        return dict((self.file.paper or {}).get("images_per_second") or {})
+
+    @cached_property
+    def baselines(self) -> dict[str, str]:
+        """Variant -> the variant that its accuracy is compared with, itself for those; others are compared with none.
+
+        That is the study's `compare_to`, else the one that is the very network which the variant starts from, at the
+        same target speed: of a grid over `mhsa_ratio` that of 0.5 on DeiT-T, once for each speed.
+        """
+        if self.file.compare_to is not None:
+            return {variant.name: self.file.compare_to for variant in self.variants()}
+        plain: dict[str, str] = {}
+        for variant in self.variants():
+            network, knobs = self._start_of(variant)
+            if variant.make_config() == make_config(network, **knobs):
+                plain.setdefault(digest([network, knobs, variant.speedup]), variant.name)
+        starts = {v.name: digest([*self._start_of(v), v.speedup]) for v in self.variants()}
+        return {name: plain[start] for name, start in starts.items() if start in plain}
+
+    def _start_of(self, variant: Variant) -> tuple[str, dict[str, Any]]:
+        """The network that a variant's own knobs change."""
+        return split_base(variant.changes.get("base", self.file.base))
+
 
 def load_study(path: Path | str, *, seed: int = 0, smoke: bool = False) -> Study:
     """Read a study file; with `smoke` in tiny sizes that walk the same path.

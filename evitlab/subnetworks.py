@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log, sqrt
+from math import exp, floor, log, sqrt
 
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
@@ -17,6 +17,8 @@ SLOPE = -1.4
 not: DeiT-T of width 160 was 1.26x as fast as of width 192 on 2 cores, a slope of -1.25."""
 SLOPES = (-3.0, -0.7)
 """A fitted slope outside is noise."""
+NEIGHBOURS = 2
+"""Widths tried on either side of the one that the law gives."""
 ROUNDS = 8
 """Of one measurement on the way; the study's own timing follows once all are matched."""
 
@@ -30,17 +32,27 @@ class _Search:
     speedup: float
     tolerance: float
     step: int
-    points: dict[int, float]
+    finest: float
+    """Change of the first stage's width that moves the widest stage by its own step; see `choose_width`."""
+    points: dict[float, float]
     """Speed over the reference's by width: a guess until there is a measurement."""
-    taken: dict[int, Throughput] = field(default_factory=dict)
+    taken: dict[float, Throughput] = field(default_factory=dict)
 
-    def next_width(self) -> int | None:
+    def next_width(self) -> float | None:
         """The width to measure now; None when the search is over."""
         if any(self.error(speed) <= self.tolerance for speed in self.taken.values()):
             return None
-        return choose_width(self.points, self.speedup, step=self.step, tolerance=self.tolerance, tried=set(self.taken))
+        tried = [self.variant.resize(width) for width in self.taken]
+        return choose_width(
+            self.points,
+            self.speedup,
+            step=self.step,
+            finest=self.finest,
+            tolerance=self.tolerance,
+            is_new=lambda width: self.variant.resize(width) not in tried,
+        )
 
-    def take(self, width: int, speed: Throughput) -> None:
+    def take(self, width: float, speed: Throughput) -> None:
         """Note a measurement."""
         self.taken[width] = speed
         self.points = {tried: _ratio(done) for tried, done in self.taken.items()}
@@ -64,8 +76,9 @@ def match_throughput(
     tolerance.
 
     Starts from the MACs at the variant's own width and goes by measured speed, all variants still on their way in
-    turn with their references, so that they see one state of the machine. Widths are multiples of the least step, or
-    of four times that or twice that where one lies near enough, as kernels prefer them. With `scale: width and depth`
+    turn with their references, so that they see one state of the machine. First stages' widths are multiples of four
+    times the least step, or of twice that, where one lies near enough, as kernels prefer them; else the stages are
+    rounded one by one, so that wider ones move in finer shares than the first. With `scale: width and depth`
     blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup as
     the MACs estimate it. Where no width comes within the tolerance, or the measurements run out, the nearest measured
     is taken and said so.
@@ -99,6 +112,7 @@ def _start(reference: Network, variant: Variant, settings: MatchSettings, seed: 
         speedup=variant.speedup or 1.0,
         tolerance=settings.tolerance,
         step=width_step(config.stages[0]),
+        finest=min(width_step(stage) * config.stages[0].width / stage.width for stage in config.stages),
         points={config.stages[0].width: ratio},
     )
 
@@ -127,22 +141,33 @@ def _finish(reference: Network, search: _Search) -> Match:
         ratio=speed.ratio,
         ratio_low=speed.ratio_low,
         ratio_high=speed.ratio_high,
-        width=width,
+        width=matched.stages[0].width,
         depths=tuple(search.variant.depths),
         base_config=reference.config.to_dict(),
         matched_config=matched.to_dict(),
-        steps=tuple(MatchStep(width=tried, ratio=_ratio(done)) for tried, done in search.taken.items()),
+        steps=tuple(
+            MatchStep(width=search.variant.resize(tried).stages[0].width, ratio=_ratio(done))
+            for tried, done in search.taken.items()
+        ),
     )
 
 
 def choose_width(
-    points: dict[int, float], speedup: float, *, step: int, tolerance: float, tried: set[int]
-) -> int | None:
-    """The width to measure next, from speeds by width; None once the widths beside the target have been tried.
+    points: dict[float, float],
+    speedup: float,
+    *,
+    step: int,
+    finest: float,
+    tolerance: float,
+    is_new: Callable[[float], bool],
+) -> float | None:
+    """The width of the first stage to measure next, from speeds by width; None once those about the target have been.
 
-    Speed is taken to be a power of the width, through the two widths nearest to the target.
+    Speed is taken to be a power of the width, through the two widths nearest to the target. What it gives is rounded to
+    a coarse multiple of `step` where that is near enough, else to one of `finest`; `is_new` says whether a width makes
+    a network that has not been measured. As speed is no smooth law, two neighbours on either side are tried.
 
-    >>> choose_width({192: 1.0}, 1.25, step=2, tolerance=0.02, tried=set())
+    >>> choose_width({192: 1.0}, 1.25, step=2, finest=2, tolerance=0.02, is_new=lambda width: True)
     164
     """
     nearest = sorted(points, key=lambda width: abs(log(points[width] / speedup)))
@@ -154,16 +179,11 @@ def choose_width(
     ideal = nearest[0] * exp(log(speedup / points[nearest[0]]) / slope)
     for coarse in (4 * step, 2 * step):
         width = max(1, round(ideal / coarse)) * coarse
-        if width not in tried and abs(slope * log(width / ideal)) <= tolerance / 2:
+        if is_new(width) and abs(slope * log(width / ideal)) <= tolerance / 2:
             return width
-    by_distance = sorted((count * step for count in _counts_around(ideal / step)), key=lambda w: abs(log(w / ideal)))
-    return next((width for width in by_distance if width not in tried), None)
-
-
-def _counts_around(count: float) -> list[int]:
-    """The whole numbers beside one that is not, none below 1."""
-    below = max(1, int(count))
-    return [below, below + 1]
+    counts = {max(1, floor(ideal / finest) + offset) for offset in range(1 - NEIGHBOURS, NEIGHBOURS + 1)}
+    by_distance = sorted((count * finest for count in counts), key=lambda w: (abs(log(w / ideal)), w))
+    return next((width for width in by_distance if is_new(width)), None)
 
 
 def _count(model: Network) -> int:

@@ -24,9 +24,12 @@ LAYERS: dict[str, list[str]] = {
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
-        "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
+        "report.differences", "report.paper_comparison", "report.comparison_tables",
+        "report.frame", "report.comparison_figures", "report.knob_figures",
+        "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.page_data", "report.html",
+        "report.comparison_report",
         "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [

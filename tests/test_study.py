@@ -255,7 +255,18 @@ def test_seed_is_added_to_the_trainings(write):
         ("grid:\n  mhsa_ratio: [0, 0.5]", "variants: {}", "variants: must name at least one variant"),
         ("grid:\n  mhsa_ratio: [0, 0.5]\n", "", "grid, variants: a study must have one of them, but got neither"),
         ("match:", "paper: {top1: {a: 120}}\nmatch:", "paper.top1.a: must be percent from 0 to 100, but got 120"),
-        ("match:", "paper: {top5: {a: 20}}\nmatch:", r"paper: unknown top5 \(allowed: top1\)"),
+        ("match:", "paper: {top5: {a: 20}}\nmatch:", r"paper: unknown top5 \(allowed: top1, images_per_second\)"),
+        (
+            "match:",
+            "paper: {top1: {mhsa_ratio=0.50: 20}}\nmatch:",
+            r"paper.top1.mhsa_ratio=0.50: no variant has this name; did you mean mhsa_ratio=0.5\?",
+        ),
+        (
+            "match:",
+            "paper: {images_per_second: {mhsa_ratio=0: 0}}\nmatch:",
+            "paper.images_per_second.mhsa_ratio=0: must be a number above 0, but got 0",
+        ),
+        ("match:", "compare_to: base\nmatch:", "compare_to: must be a variant's name, but got 'base'"),
     ],
 )
 def test_every_mistake_names_field_value_and_rule(write, old, new, expected):

@@ -92,16 +92,70 @@ def test_one_measurement_only(clock):
     assert len(match(1.25, max_measurements=1).steps) == len(measured) == 1
 
 
+def choose(points, speedup, *, step, tolerance, tried=(), finest=None):
+    new = {"is_new": lambda width: width not in tried}
+    return choose_width(points, speedup, step=step, finest=finest or step, tolerance=tolerance, **new)
+
+
 def test_prefers_coarse_widths_where_they_are_near_enough():
     """The slope of -1.4 puts the target at 192 x 1.25^(-1 / 1.4) = 163.7."""
-    assert choose_width({192: 1.0}, 1.25, step=2, tolerance=0.02, tried=set()) == 164  # 0.2% off in speed
-    assert choose_width({192: 1.0}, 1.25, step=2, tolerance=0.11, tried=set()) == 160  # 3.3% off, a multiple of 8
-    assert choose_width({192: 1.0}, 1.25, step=3, tolerance=0.02, tried=set()) == 165  # the nearest multiple of 3
+    assert choose({192: 1.0}, 1.25, step=2, tolerance=0.02) == 164  # 0.2% off in speed
+    assert choose({192: 1.0}, 1.25, step=2, tolerance=0.11) == 160  # 3.3% off, a multiple of 8
+    assert choose({192: 1.0}, 1.25, step=3, tolerance=0.02) == 165  # the nearest multiple of 3
 
 
 def test_never_measures_a_width_twice_and_ends():
-    assert choose_width({162: 1.3, 164: 1.2}, 1.25, step=2, tolerance=0.001, tried={162, 164, 166}) is None
-    assert choose_width({2: 1.1}, 9.0, step=2, tolerance=0.02, tried={2}) == 4
+    """The law, no steeper than -3, gives 162 (1.3 / 1.25)^(1 / 3) = 164.1: two multiples of 2 on either side."""
+    points, tried = {162: 1.3, 164: 1.2}, [162, 164]
+    for expected in (166, 168):
+        assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) == expected
+        tried.append(expected)
+    assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) is None
+    assert choose({2: 1.1}, 9.0, step=2, tolerance=0.02, tried=[2]) == 4
+
+
+M4 = Variant(name="m4", network="efficientvit_m4", knobs={"image_size": 32, "num_classes": 4}, changes={})
+
+
+def measure_by(monkeypatch, law):
+    """A law of speed over all stages' widths."""
+
+    def measure_throughput(models, **settings):
+        ratios = {name: law([stage.width for stage in model.config.stages]) for name, model in models.items()}
+        return {n: replace(SPEED, ratio=r, ratio_low=r - 0.01, ratio_high=r + 0.01) for n, r in ratios.items()}
+
+    monkeypatch.setattr(subnetworks, "measure_throughput", measure_throughput)
+    return match_throughput(
+        {"base": build_model(M4.make_config(), seed=0)},
+        [replace(M4, speedup=1.0)],
+        settings=MatchSettings(speedup=1.0, tolerance=0.02, max_measurements=8),
+        timing=ThroughputSettings(batch_size=1),
+        device="cpu",
+        seed=0,
+    )["m4"]
+
+
+@pytest.mark.parametrize("start", [0.85, 0.9, 1.04])
+def test_wider_stages_give_finer_steps_than_the_first(monkeypatch, start):
+    """M4's first stage moves in steps of 4 of 128, in speed 6% apart; its last of 4 of 384. All targets are met."""
+    total = 128 + 256 + 384
+    found = measure_by(monkeypatch, lambda widths: start * (sum(widths) / total) ** -2)
+    assert found.reached
+    widths = [stage["width"] for stage in found.matched_config["stages"]]
+    assert abs(start * (sum(widths) / total) ** -2 - 1) <= 0.02
+    assert all(width % 4 == 0 for width in widths)
+    assert found.width == widths[0]
+
+
+def test_a_staircase_is_searched_on_both_sides(monkeypatch):
+    """Kernels that like multiples of 16 in the last stage: speed jumps by 7%, neighbours are tried until one fits."""
+
+    def law(widths):
+        return 0.93 * (sum(widths) / 768) ** -2 * (1.0 if widths[2] % 16 else 1.07)
+
+    found = measure_by(monkeypatch, law)
+    assert found.reached
+    assert len({step.ratio for step in found.steps}) == len(found.steps), "no network is measured twice"
 
 
 def test_each_variant_has_its_own_reference_and_target(monkeypatch):

@@ -9,11 +9,15 @@ from matplotlib.figure import Figure
 
 from evitlab.checks import BASE, show_base
 from evitlab.records import Record
+from evitlab.report.comparison_report import write_comparison
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
-from evitlab.report.html import Page, Picture, render_page
+from evitlab.report.html import Page, Picture, Section, render_page
+from evitlab.report.knob_figures import find_knob, knob_curves
+from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
+from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
 from evitlab.store import measured, write_atomically
@@ -48,6 +52,8 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         write_atomically(folder / f"{name}.png", png)
         pictures.append(Picture(png=png, alt=alt, caption=caption))
     evaluated = write_evaluations(chosen, folder)
+    comparison = compare_with_paper(study, table, chosen)
+    sections = [] if comparison is None else [_write_comparison(study, comparison, folder)]
     page = Page(
         study=study.name,
         question=study.file.question,
@@ -59,10 +65,23 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         notes=study.file.notes,
     )
     pictures += evaluated.pictures
-    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files)
+    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=sections)
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
     return table
+
+
+def compare(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> Comparison | None:
+    """The study's differences beside its source's, where it cites accuracies; see `compare_with_paper`."""
+    chosen = select_records(
+        _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
+    )
+    return compare_with_paper(study, tabulate(study, records, where), chosen)
+
+
+def _write_comparison(study: Study, comparison: Comparison, folder: Path) -> Section:
+    title = f"{study.file.source}: its differences, and ours"
+    return write_comparison(comparison, folder, title=title, subtitle=describe_proxy(study))
 
 
 def _read_verdict(folder: Path) -> str:
@@ -109,6 +128,11 @@ def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[s
         alt = "Accuracy, measured throughput and memory-bound share of every variant; the numbers are in the table."
         caption = "Accuracy and speed of every variant, with 95% intervals."
         drawn["throughput_accuracy"] = (figure, alt, caption)
+    knob = find_knob(table)
+    if knob not in (None, RATIO) and (table["top1"].notna().any() or table["infer_samples_per_sec"].notna().any()):
+        curves = knob_curves(table, study.paper_speeds(), title=study.file.question, subtitle=describe_proxy(study))
+        alt = "Accuracy and throughput over the knob, the source's own curves beside; the numbers are in the table."
+        drawn["knob_curves"] = (curves, alt, "Accuracy and throughput over the knob, and the source's own.")
     if find_series(table):
         lines = memory_bound_lines(table, title=study.file.question)
         alt = "Memory-bound share of the runtime against the MHSA ratio, a line a series; the numbers are in the table."
