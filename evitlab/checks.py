@@ -59,8 +59,9 @@ def find_contradictions(file: StudyFile) -> list[str]:
     train, throughput = file.tasks.train, file.tasks.throughput
     if file.match is not None and throughput is None:
         problems.append("match: needs the task throughput, which says how speed is measured, but got none")
-    if file.tasks.evaluate is not None and train is None:
-        problems.append("tasks.evaluate: needs the task train, which makes the networks that it judges, but got none")
+    for task, does in (("evaluate", "judges"), ("heads", "compares heads of")):
+        if getattr(file.tasks, task) is not None and train is None:
+            problems.append(f"tasks.{task}: needs the task train, which makes the networks that it {does}, but got none")
     if train is not None and (not train.seeds or len(set(train.seeds)) < len(train.seeds)):
         problems.append(f"tasks.train.seeds: must hold different seeds, at least one, but got {list(train.seeds)}")
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:

@@ -140,6 +140,16 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class HeadsSettings:
+    """How the heads of what was trained are compared, once for each of its seeds, beside the network untrained."""
+
+    images: Count = 512
+    """Held-out images, the first of them; fewer where there are fewer."""
+    drop_one: bool = False
+    """Also remove each head alone and see what that costs on these images: a pass over them for each head."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MatchSettings:
     """Rescale each variant until it is as fast as asked, timed as the task `throughput` says."""
 
@@ -163,6 +173,7 @@ class Tasks:
     operators: OperatorsSettings | None = None
     train: TrainSettings | None = None
     evaluate: EvaluateSettings | None = None
+    heads: HeadsSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

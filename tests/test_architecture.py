@@ -18,7 +18,7 @@ LAYERS: dict[str, list[str]] = {
     "paper": [
         "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
-        "measurements.accuracy", "measurements.by_task",
+        "measurements.accuracy", "measurements.heads", "measurements.by_task",
         "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
         "drawings",
     ],
@@ -27,6 +27,7 @@ LAYERS: dict[str, list[str]] = {
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.html",
+        "report.head_tables", "report.head_figures", "report.head_report",
         "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
@@ -40,13 +41,15 @@ LAYERS: dict[str, list[str]] = {
         "measure.batch_curve",
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
+        "measure.head_outputs", "measure.head_statistics", "measure.heads",
         "train.shapes", "train.decode", "train.archives", "train.folders", "train.cifar", "train.sources",
         "train.cache", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
         "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint",
         "train.loop",
     ],
-    "orchestration": ["proxies", "subnetworks", "judging", "tasks", "runner", "sweep", "desk", "bench", "trainings"],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
+    "orchestration": ["proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
+                      "head_tests"],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],
