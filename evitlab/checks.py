@@ -8,7 +8,7 @@ from typing import Any
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
-from evitlab.settings import StudyFile, Tasks
+from evitlab.settings import StudyFile, Tasks, choose_proxy
 
 BASE = "base"
 """Name of the row that every variant is compared with."""
@@ -61,7 +61,9 @@ def find_contradictions(file: StudyFile) -> list[str]:
         problems.append("match: needs the task throughput, which says how speed is measured, but got none")
     for task, does in (("evaluate", "judges"), ("heads", "compares heads of")):
         if getattr(file.tasks, task) is not None and train is None:
-            problems.append(f"tasks.{task}: needs the task train, which makes the networks that it {does}, but got none")
+            problems.append(
+                f"tasks.{task}: needs the task train, which makes the networks that it {does}, but got none"
+            )
     if train is not None and (not train.seeds or len(set(train.seeds)) < len(train.seeds)):
         problems.append(f"tasks.train.seeds: must hold different seeds, at least one, but got {list(train.seeds)}")
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:
@@ -123,6 +125,7 @@ def find_network_problems(data: Mapping[str, Any]) -> list[str]:
     problems = _find_knob_problems(base, "base") + _find_unknown_knobs(data)
     for place, network in [] if problems else _networks(data, base):
         problems += _find_knob_problems(network, place)
+    problems += [] if problems else _find_proxy_gaps(data, base)
     for network in [] if problems else _proxies(data, base):
         problems += _find_knob_problems(network, "tasks.train.proxy")
     return list(dict.fromkeys(problems))
@@ -160,7 +163,24 @@ def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str,
     """The networks that are trained in place of the variants."""
     train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
     proxy = train.get("proxy") if isinstance(train, dict) else None
-    return [{**network, **proxy} for _, network in _networks(data, base)] if isinstance(proxy, dict) else []
+    if not isinstance(proxy, dict):
+        return []
+    networks = [network for _, network in _networks(data, base)]
+    return [{**network, **choose_proxy(proxy, network.get("name"))} for network in networks]
+
+
+def _find_proxy_gaps(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Networks that have no proxy where others have one each."""
+    train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
+    proxy = train.get("proxy") if isinstance(train, dict) else None
+    if not isinstance(proxy, dict) or not any(isinstance(knobs, dict) for knobs in proxy.values()):
+        return []
+    names = {str(network.get("name")) for _, network in _networks(data, base)}
+    return [
+        f"tasks.train.proxy: must be knobs, or knobs of each network that variants start from, but has none of {name}"
+        for name in sorted(names)
+        if not isinstance(proxy.get(name), dict)
+    ]
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def compare_heads(
             network,
             images.pixels,
             images.labels,
+            num_classes=len(images.classes),
             prepare=scale_pixels,
             on_progress=lambda share: on_progress(scale + (1 - scale) * share),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evitlab.models.config import ModelConfig, StageConfig
-from evitlab.settings import TrainSettings
+from evitlab.settings import TrainSettings, choose_proxy
 from evitlab.study import Study, Variant
 from evitlab.train.data import DataSet, check_data, classes_of, load_data
 
@@ -21,9 +21,10 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
         return replace(config, num_classes=num_classes)
     own = variant.make_config()
     factor = config.stages[0].width / own.stages[0].width
-    proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    knobs = choose_proxy(train_settings.proxy, variant.network)
+    proxy = variant.with_knobs(**knobs, num_classes=num_classes)
     kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
-    if set(kept) != {1.0} and "depth" not in train_settings.proxy:
+    if set(kept) != {1.0} and "depth" not in knobs:
         depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]
         proxy = proxy.with_knobs(depth=depths if len(depths) > 1 else depths[0])
     if factor == 1:

@@ -115,9 +115,19 @@ class TrainSettings:
     """One training each: initialisation and order of the images. The images are the same."""
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
-    variant's proxy is scaled by the factor that matching gave the variant. None: train the network itself."""
+    variant's proxy is scaled by the factor that matching gave the variant. Where variants start from several networks,
+    each may have its own: `{deit_t: {...}, swin_t: {...}}`. None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
+
+
+def choose_proxy(proxy: dict[str, Any], network: Any) -> dict[str, Any]:
+    """The knobs of a proxy for variants of a network: those under its name, where all are given by network.
+
+    Raises KeyError where they are, and not for this one.
+    """
+    by_network = bool(proxy) and all(isinstance(knobs, dict) for knobs in proxy.values())
+    return proxy[network] if by_network else proxy
 
 
 def shrink_training(settings: TrainSettings) -> TrainSettings:

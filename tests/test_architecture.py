@@ -48,7 +48,7 @@ LAYERS: dict[str, list[str]] = {
         "train.loop",
     ],
     "orchestration": ["proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
-                      "head_tests"],
+                      "likeness"],
     "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {

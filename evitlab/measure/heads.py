@@ -108,6 +108,7 @@ def drop_one(
     images: Tensor,
     labels: Int64[Tensor, " N"],
     *,
+    num_classes: int,
     prepare: Prepare = torch.Tensor.float,
     batch_size: int = 64,
     on_progress: Share = lambda share: None,
@@ -125,11 +126,11 @@ def drop_one(
         for done, inputs in _batches(model, images, prepare, batch_size):
             start = sum(len(hits) for hits, _ in whole)
             own = labels[start : start + len(inputs)].to(inputs.device)
-            whole.append(_score(model, inputs, own))
+            whole.append(_score(model, inputs, own, num_classes))
             before = done - len(inputs) / len(images)
             for number, (block, name, head) in enumerate(dropped, start=1):
                 with without_head(model, name, head):
-                    found[block, head].append(_score(model, inputs, own))
+                    found[block, head].append(_score(model, inputs, own, num_classes))
                 on_progress(before + (done - before) * number / len(dropped))
     hits, losses = _join(whole)
     costs = {place: _charge(hits, losses, *_join(scores)) for place, scores in found.items()}
@@ -142,12 +143,15 @@ def drop_one(
 
 
 def _score(
-    model: nn.Module, inputs: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
+    model: nn.Module, inputs: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"], num_classes: int
 ) -> tuple[Tensor, Float[Tensor, " B"]]:
     """Whether each image is right, and its cross-entropy."""
     logits: Any = model(inputs)
-    if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
-        raise UserError(f"a score for each class is needed to judge heads, but got scores of {tuple(logits.shape)}")
+    if logits.shape != (len(inputs), num_classes):
+        raise UserError(
+            f"what a head is worth needs one score for each of the {num_classes} classes, but got scores of shape "
+            f"{tuple(logits.shape)} for {len(inputs)} images; heads can be compared without (--no-drop-one)"
+        )
     losses = F.cross_entropy(logits.double(), labels, reduction="none")
     if not losses.isfinite().all():
         raise UserError("scores must be finite, but some are not: the model diverged")

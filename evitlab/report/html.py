@@ -45,6 +45,17 @@ class Picture:
     caption: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page with a heading of its own, in plain text."""
+
+    title: str
+    paragraphs: Sequence[str]
+    tables: Mapping[str, pd.DataFrame]
+    """By caption; all cells are text, of which a second line becomes small print."""
+    pictures: Sequence[Picture] = ()
+
+
 def render_page(
     page: Page,
     *,
@@ -52,12 +63,13 @@ def render_page(
     pictures: Sequence[Picture],
     records: Sequence[Record],
     files: Mapping[str, Sequence[str]] | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page as one HTML text: no network, no script, images inside, everything escaped.
 
     `table` comes from `study_table` and `records` from `select_records`, called alike; `files` are paths of further
-    files by variant, from the page, that it links to. Nothing in the page depends on when it was made, so equal
-    records give equal pages.
+    files by variant, from the page, that it links to; `sections` stand below the figures. Nothing in the page depends
+    on when it was made, so equal records give equal pages.
     """
     template = Template(resources.files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
     starts = sorted(record.start for record in records)
@@ -72,6 +84,7 @@ def render_page(
         proxy=_proxy_note(table, page),
         table=_result_table(table),
         figures="\n".join([*(_figure(picture) for picture in pictures), *_links(files or {})]),
+        sections="\n".join(_section(number, section) for number, section in enumerate(sections)),
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
         conditions=_conditions(records),
@@ -161,6 +174,18 @@ def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
     rows = [[_two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
     return _html_table(text.columns, rows, caption="Small print below a value: its 95% interval.")
+
+
+def _section(number: int, section: Section) -> str:
+    place = f"section{number}"
+    parts = [f"<p>{escape(text)}</p>" for text in section.paragraphs]
+    for caption, table in section.tables.items():
+        rows = [[_two_lines(cell) for cell in row] for row in table.itertuples(index=False)]
+        shown = _html_table(table.columns, rows, caption=caption)
+        parts.append(f'<div class="wide" role="region" aria-label="{escape(section.title)}" tabindex="0">{shown}</div>')
+    parts += [_figure(picture) for picture in section.pictures]
+    body = "\n".join(parts)
+    return f'<section aria-labelledby="{place}"><h2 id="{place}">{escape(section.title)}</h2>\n{body}</section>'
 
 
 def _two_lines(cell: str) -> str:

@@ -12,6 +12,7 @@ from evitlab.records import Record
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
+from evitlab.report.head_report import write_heads
 from evitlab.report.html import Page, Picture, render_page
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
@@ -58,8 +59,11 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         proxy_note=describe_proxy(study),
         notes=study.file.notes,
     )
+    compared = write_heads(chosen, folder)
     pictures += evaluated.pictures
-    text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files)
+    text = render_page(
+        page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=compared.sections
+    )
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
     return table
@@ -77,8 +81,7 @@ def describe_proxy(study: Study) -> str:
         return ""
     what = "the network itself"
     if train.proxy is not None:
-        knobs = ", ".join(f"{knob} {value}" for knob, value in train.proxy.items())
-        what = f"a proxy of the network timed: the same knobs at {knobs} (scaled as the network was)"
+        what = f"a proxy of the network timed: the same knobs at {_show_knobs(train.proxy)} (scaled as the network was)"
     recipe = train.recipe
     length = (
         f"{recipe.steps} steps"
@@ -91,6 +94,14 @@ def describe_proxy(study: Study) -> str:
         f"the data set '{data}' with {len(train.seeds)} seeds."
         + ("" if data == "imagenet" else " It is not ImageNet's.")
     )
+
+
+def _show_knobs(knobs: Mapping[str, Any]) -> str:
+    """Knobs in words, those of several networks one after the other."""
+    return ", ".join(
+        f"{name}: {_show_knobs(value)};" if isinstance(value, dict) else f"{name} {value}"
+        for name, value in knobs.items()
+    ).rstrip(";")
 
 
 def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
