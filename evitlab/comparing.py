@@ -35,17 +35,12 @@ def compare_heads(
 ) -> HeadSimilarity:
     """Similarity of heads on the first held-out images, of the network and of an untrained one; drop-one if asked."""
     images = data.val.first(settings.images)
-    scale = SIMILARITY_SHARE if settings.drop_one else 1.0
+    share = SIMILARITY_SHARE if settings.drop_one else 1.0
     networks = [each for each in (network, control) if each is not None]
-    found = [
-        head_similarity(
-            each,
-            images.pixels,
-            prepare=scale_pixels,
-            on_progress=lambda share, done=number: on_progress(scale * (done + share) / len(networks)),
-        )
-        for number, each in enumerate(networks)
-    ]
+    found = []
+    for number, each in enumerate(networks):
+        tell = _part(on_progress, share * number / len(networks), share / len(networks))
+        found.append(head_similarity(each, images.pixels, prepare=scale_pixels, on_progress=tell))
     dropped = None
     if settings.drop_one:
         dropped = drop_one(
@@ -54,7 +49,7 @@ def compare_heads(
             images.labels,
             num_classes=len(images.classes),
             prepare=scale_pixels,
-            on_progress=lambda share: on_progress(scale + (1 - scale) * share),
+            on_progress=_part(on_progress, share, 1 - share),
         )
     height, width = (int(side) for side in images.pixels.shape[-2:])
     return HeadSimilarity(
@@ -65,3 +60,7 @@ def compare_heads(
         control=found[1] if control is not None else None,
         drop_one=dropped,
     )
+
+
+def _part(on_progress: Callable[[float], None], start: float, share: float) -> Callable[[float], None]:
+    return lambda done: on_progress(start + share * done)

@@ -47,7 +47,9 @@ def compare_model(desk: Desk, asked: Asked, settings: HeadsSettings) -> Compared
     A zoo network has no weights, so a small one of it is trained first, once, and its training recorded too.
     """
     name, _ = split_knobs(asked.model)
-    before, notes, share = [], [], 1.0
+    before: list[Record] = []
+    notes: list[str] = []
+    share = 1.0
     if name in ZOO:
         before, model, notes = _train_small(_slow(desk, 0.0, TRAINING_SHARE), asked, ZOO[name].family)
         share = 1.0 - TRAINING_SHARE
@@ -87,7 +89,7 @@ def _train_small(desk: Desk, asked: Asked, family: str) -> tuple[list[Record], N
     folder = desk.folder / WEIGHTS / f"seed{desk.seed}"
     model = replace(load_named(str(folder)), label=asked.model, knobs=dict(small.knobs))
     result = measured(records[-1])
-    knobs = ", ".join(f"{knob} {value}" for knob, value in (small.knobs | split_knobs(asked.model)[1]).items())
+    knobs = ", ".join(f"{knob} {value}" for knob, value in {**small.knobs, **split_knobs(asked.model)[1]}.items())
     note = (
         f"{asked.model} has no weights, so a small one ({knobs}) was trained for {result.steps} steps of "
         f"{result.batch_size} images of {result.data}: top-1 {100 * result.top1:.1f}%, chance "

@@ -47,8 +47,10 @@ LAYERS: dict[str, list[str]] = {
         "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint",
         "train.loop",
     ],
-    "orchestration": ["proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
-                      "likeness"],
+    "orchestration": [
+        "proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
+        "likeness",
+    ],
     "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {

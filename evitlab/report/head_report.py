@@ -36,9 +36,9 @@ MEANING = (
     "do. What training made of them is the difference to the dotted lines.",
 )
 SPLITS_CAPTION = (
-    "Head splits less plain heads, similarity of head features by block. Surely: by the 95% interval of the difference, "
-    "seed by seed, each block by itself, so that one of 40 is taken for either by chance. Numbers: head_splits.csv, "
-    "heads.csv."
+    "Head splits less plain heads, similarity of head features by block. Surely: by the 95% interval of the "
+    "difference, seed by seed, each block by itself, so that one of 40 is taken for either by chance. "
+    "Numbers: head_splits.csv, heads.csv."
 )
 
 
@@ -152,9 +152,9 @@ def likeness_plot(found: Sequence[Heads], quantity: str) -> Figure:
                 own = [heads for heads in found if heads.family == family]
                 draw_lines(axes, _list_lines(own, quantity, definition))
                 axes.set_title(f"{family}, {DEFINITIONS[definition]} definition, %", loc="left")
-        for number, family in enumerate(families):
-            handles, labels = panels[1][number].get_legend_handles_labels()
-            panels[1][number].legend(
+        for axes in panels[1]:
+            handles, labels = axes.get_legend_handles_labels()
+            axes.legend(
                 handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1 if len(families) > 1 else 2
             )
     return figure

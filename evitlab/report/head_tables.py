@@ -1,6 +1,6 @@
 """Heads as tables: likeness block by block, heads x heads, what each is worth; head splits against plain heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import mean, stdev
 from typing import Any
@@ -21,7 +21,7 @@ Z95 = 1.959964
 """97.5% quantile of the normal distribution."""
 
 
-def list_networks(result: HeadSimilarity) -> dict[str, Sequence[HeadBlock]]:
+def list_networks(result: HeadSimilarity) -> Mapping[str, Sequence[HeadBlock]]:
     """Blocks of the network and, where there is one, of the untrained control."""
     return {"itself": result.blocks} | ({"untrained": result.control} if result.control is not None else {})
 

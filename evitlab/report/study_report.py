@@ -59,10 +59,14 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         proxy_note=describe_proxy(study),
         notes=study.file.notes,
     )
-    compared = write_heads(chosen, folder)
     pictures += evaluated.pictures
     text = render_page(
-        page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=compared.sections
+        page,
+        table=table,
+        pictures=pictures,
+        records=chosen,
+        files=evaluated.files,
+        sections=write_heads(chosen, folder),
     )
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
@@ -97,11 +101,10 @@ def describe_proxy(study: Study) -> str:
 
 
 def _show_knobs(knobs: Mapping[str, Any]) -> str:
-    """Knobs in words, those of several networks one after the other."""
-    return ", ".join(
-        f"{name}: {_show_knobs(value)};" if isinstance(value, dict) else f"{name} {value}"
-        for name, value in knobs.items()
-    ).rstrip(";")
+    """Knobs in words; those of several networks one after the other."""
+    if all(isinstance(value, dict) for value in knobs.values()):
+        return "; ".join(f"{name}: {_show_knobs(own)}" for name, own in knobs.items())
+    return ", ".join(f"{name} {value}" for name, value in knobs.items())
 
 
 def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
