@@ -177,7 +177,15 @@ def test_a_head_that_is_zero_in_some_images_counts_in_the_others():
 @pytest.mark.parametrize("outputs", [torch.zeros(3, 2, 4, 2), draw(3, 1, 4, 2)], ids=["all zero", "one head"])
 def test_where_nothing_can_be_compared_nothing_is_said(outputs):
     found = describe(outputs)
-    for name in ("author", "author_deviation", "caption", "caption_deviation", "mean_pair", "mean_pair_deviation", "cka"):
+    for name in (
+        "author",
+        "author_deviation",
+        "caption",
+        "caption_deviation",
+        "mean_pair",
+        "mean_pair_deviation",
+        "cka",
+    ):
         assert getattr(found, name) is None, name
     assert found.images == 0
     assert found.silent == ((0, 1) if outputs.shape[1] == 2 else ())

@@ -116,8 +116,11 @@ def drop_one(
     """What the network loses without each head alone, in top-1 and cross-entropy on labelled images (N, C, H, W).
 
     A head is removed by making its output zero before the projection; in a cascade the next head loses it as well.
-    As many passes as there are heads, and one, each in evaluation mode; the model comes back as it was.
+    As many passes as there are heads, and one, each in evaluation mode; the model comes back as it was. Raises
+    UserError for scores of another number of classes, ValueError for no images.
     """
+    if len(images) == 0:
+        raise ValueError("drop_one needs at least one image, but got none")
     places = list_blocks(model)
     dropped = [(block, name, head) for block, (_, name, heads) in enumerate(places) for head in range(heads)]
     with evaluating(model), torch.inference_mode():
