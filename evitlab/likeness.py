@@ -22,7 +22,7 @@ from evitlab.trainings import WEIGHTS, Asked, train_seeds
 SMALL: dict[str, dict[str, Any]] = {
     "deit": {"image_size": 32, "patch_size": 8, "width": 48},
     "swin": {"image_size": 32, "patch_size": 2, "window_size": 4, "width": 24},
-    "efficientvit": {"image_size": 32, "patch_size": 2, "width": 32},
+    "efficientvit": {"image_size": 32, "patch_size": 2, "width": 36},
 }
 """What makes a zoo network one that a CPU trains in a minute or two, with the published blocks and heads; Swin's last
 stage is one window of its map, as at 224 px."""
