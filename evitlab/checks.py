@@ -8,7 +8,7 @@ from typing import Any
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
-from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks
+from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks, choose_proxy
 
 BASE = "base"
 """Name of the row that every variant is compared with."""
@@ -59,8 +59,11 @@ def find_contradictions(file: StudyFile) -> list[str]:
     train, throughput = file.tasks.train, file.tasks.throughput
     if file.match is not None and throughput is None:
         problems.append("match: needs the task throughput, which says how speed is measured, but got none")
-    if file.tasks.evaluate is not None and train is None:
-        problems.append("tasks.evaluate: needs the task train, which makes the networks that it judges, but got none")
+    for task, does in (("evaluate", "judges"), ("heads", "compares heads of")):
+        if getattr(file.tasks, task) is not None and train is None:
+            problems.append(
+                f"tasks.{task}: needs the task train, which makes the networks that it {does}, but got none"
+            )
     if train is not None and (not train.seeds or len(set(train.seeds)) < len(train.seeds)):
         problems.append(f"tasks.train.seeds: must hold different seeds, at least one, but got {list(train.seeds)}")
     if throughput is not None and throughput.min_rounds > throughput.max_rounds:
@@ -138,6 +141,7 @@ def find_network_problems(data: Mapping[str, Any]) -> list[str]:
     problems = _find_knob_problems(base, "base") + _find_unknown_knobs(data)
     for place, network in [] if problems else _networks(data, base):
         problems += _find_knob_problems(network, place)
+    problems += [] if problems else _find_proxy_gaps(data, base)
     for network in [] if problems else _proxies(data, base):
         problems += _find_knob_problems(network, "tasks.train.proxy")
     return list(dict.fromkeys(problems))
@@ -182,11 +186,26 @@ def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str,
     proxy = train.get("proxy") if isinstance(train, dict) else None
     if not isinstance(proxy, dict):
         return []
-    own = [
-        (changes, {knob: value for knob, value in proxy.items() if knob not in changes})
-        for _, changes in _changes(data)
+    found = []
+    for _, changes in _changes(data):
+        network = _merge(base, changes)
+        knobs = choose_proxy(proxy, network.get("name"))
+        found.append({**network, **{knob: value for knob, value in knobs.items() if knob not in changes}})
+    return found
+
+
+def _find_proxy_gaps(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Networks that have no proxy where others have one each."""
+    train = data["tasks"].get("train") if isinstance(data.get("tasks"), dict) else None
+    proxy = train.get("proxy") if isinstance(train, dict) else None
+    if not isinstance(proxy, dict) or not any(isinstance(knobs, dict) for knobs in proxy.values()):
+        return []
+    names = {str(network.get("name")) for _, network in _networks(data, base)}
+    return [
+        f"tasks.train.proxy: must be knobs, or knobs of each network that variants start from, but has none of {name}"
+        for name in sorted(names)
+        if not isinstance(proxy.get(name), dict)
     ]
-    return [_merge(base, changes) | knobs for changes, knobs in own]
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from evitlab.cli_heads import heads
 from evitlab.cli_models import bench, profile
 from evitlab.cli_training import DataRoot, evaluate, train
 
@@ -32,6 +33,7 @@ app.command()(bench)
 app.command()(profile)
 app.command()(train)
 app.command()(evaluate)
+app.command()(heads)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]

@@ -77,14 +77,14 @@ def train(
 
     torchrun --nproc-per-node=2 -m evitlab train deit_t --seeds 3
     """
-    process, settings = _read(options, recipe, data, data_root, seed=seed, seeds=seeds, smoke=smoke)
+    process, settings = read_settings(options, recipe, data, data_root, seed=seed, seeds=seeds, smoke=smoke)
     with (
         open_desk("train", [model], process, results, device=device, seed=seed, smoke=smoke) as desk,
         _join_processes(desk) as first,
     ):
         from evitlab.trainings import train_seeds
 
-        records = train_seeds(desk, _ask(model, knobs, image_size, settings))
+        records = train_seeds(desk, ask(model, knobs, image_size, settings))
     if first:
         report(records, desk, as_json=as_json)
 
@@ -117,16 +117,16 @@ def evaluate(
 
     evitlab evaluate results/train_swin_t/weights/seed0 --data tiny-imagenet --data-root DIR --maps 8 --block 3
     """
-    process, settings = _read(options, "proxy", data, data_root, seed=seed, seeds=1, smoke=smoke)
+    process, settings = read_settings(options, "proxy", data, data_root, seed=seed, seeds=1, smoke=smoke)
     with open_desk("evaluate", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
         from evitlab.trainings import judge
 
-        judged = judge(desk, _ask(model, knobs, image_size, settings), maps=maps, block=_read_block(block))
+        judged = judge(desk, ask(model, knobs, image_size, settings), maps=maps, block=_read_block(block))
     _draw(judged, desk)
     report(judged.records, desk, as_json=as_json)
 
 
-def _read(
+def read_settings(
     options: list[str] | None,
     recipe: str,
     data: list[str] | None,
@@ -148,7 +148,8 @@ def _read(
     return process, shrink_training(settings) if smoke else settings
 
 
-def _ask(model: str, knobs: list[str] | None, image_size: str | None, settings: "TrainSettings") -> "Asked":
+def ask(model: str, knobs: list[str] | None, image_size: str | None, settings: "TrainSettings") -> "Asked":
+    """A network and the images that it is to learn or to name, as the user set them."""
     from evitlab.options import parse_image_size, parse_pairs
     from evitlab.trainings import Asked
 

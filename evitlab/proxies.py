@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evitlab.models.config import ModelConfig, StageConfig
-from evitlab.settings import TrainSettings
+from evitlab.settings import TrainSettings, choose_proxy
 from evitlab.study import Study, Variant
 from evitlab.train.data import DataSet, check_data, classes_of, load_data
 
@@ -25,10 +25,11 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
         return replace(config, num_classes=num_classes)
     own = variant.make_config()
     factor = sum(stage.width for stage in config.stages) / sum(stage.width for stage in own.stages)
-    knobs = {knob: value for knob, value in train_settings.proxy.items() if knob not in variant.changes}
+    chosen = choose_proxy(train_settings.proxy, variant.network)
+    knobs = {knob: value for knob, value in chosen.items() if knob not in variant.changes}
     proxy = variant.with_knobs(**knobs, num_classes=num_classes)
     kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
-    if set(kept) != {1.0} and "depth" not in train_settings.proxy:
+    if set(kept) != {1.0} and "depth" not in knobs:
         depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]
         proxy = proxy.with_knobs(depth=depths if len(depths) > 1 else depths[0])
     if factor == 1:

@@ -21,7 +21,7 @@ from evitlab.proxies import make_proxy
 from evitlab.records import Environment, Record, digest, record_key
 from evitlab.settings import as_arguments
 from evitlab.store import append, folder_name, measured
-from evitlab.study import TRAINED, Study, Variant, Work
+from evitlab.study import ON_WEIGHTS, TRAINED, Study, Variant, Work
 from evitlab.subnetworks import match_throughput
 from evitlab.tasks import TASKS, Machine, Share, Weights
 
@@ -66,10 +66,10 @@ class Lab:
         has to train again.
         """
         record = self._find(variant, work)
-        if record is None or work.task != "train" or self.study.tasks.evaluate is None:
+        if record is None or work.task != "train":
             return record
-        judged = self._find(variant, replace(work, task="evaluate"))
-        return record if judged is not None or self.weights(record).are_there() else None
+        waiting = [task for task in self.study.on_weights if self._find(variant, replace(work, task=task)) is None]
+        return record if not waiting or self.weights(record).are_there() else None
 
     def _find(self, variant: Variant, work: Work) -> Record | None:
         request = self.study.request(variant, work.task)
@@ -119,7 +119,7 @@ def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> No
         config = make_proxy(lab.study, variant, config)
     made = _make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
     machine, more = lab.machine_for(work, made), {}
-    if work.task == "evaluate":
+    if work.task in ON_WEIGHTS:
         trained = lab.find(variant, replace(work, task="train"))
         machine = replace(machine, weights=lab.weights(made if trained is None else trained))
         more["training"] = lab.study.tasks.train
@@ -249,7 +249,7 @@ def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable
 
 def _hand_over(lab: Lab, record: Record, made: Record) -> bool:
     """Give equal work what the other left beside its record; False where the study needs it and it is lost."""
-    if lab.study.tasks.evaluate is None or made.task not in TRAINED:
+    if made.task not in ("train", "evaluate") or not lab.study.on_weights:
         return True
     if made.task == "train":
         weights = lab.weights(record)

@@ -119,9 +119,19 @@ class TrainSettings:
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
     variant's proxy is scaled by the factor that matching gave the variant. Knobs that a variant changes stay as it
-    has them. None: train the network itself."""
+    has them. Where variants start from several networks, each may have its own: `{deit_t: {...}, swin_t: {...}}`.
+    None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
+
+
+def choose_proxy(proxy: dict[str, Any], network: Any) -> dict[str, Any]:
+    """The knobs of a proxy for variants of a network: those under its name, where all are given by network.
+
+    Raises KeyError where they are, and not for this one.
+    """
+    by_network = bool(proxy) and all(isinstance(knobs, dict) for knobs in proxy.values())
+    return proxy[network] if by_network else proxy
 
 
 def shrink_training(settings: TrainSettings) -> TrainSettings:
@@ -141,6 +151,16 @@ class EvaluateSettings:
     """Held-out images over which attention is drawn."""
     block: int | str = -1
     """The attention layer drawn: its place, from 0 or from the end, or its path."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HeadsSettings:
+    """How the heads of what was trained are compared, once for each of its seeds, beside the network untrained."""
+
+    images: Count = 512
+    """Held-out images, the first of them; fewer where there are fewer."""
+    drop_one: bool = False
+    """Also remove each head alone and see what that costs on these images: a pass over them for each head."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -167,6 +187,7 @@ class Tasks:
     operators: OperatorsSettings | None = None
     train: TrainSettings | None = None
     evaluate: EvaluateSettings | None = None
+    heads: HeadsSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

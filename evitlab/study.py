@@ -26,7 +26,7 @@ from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
 from evitlab.recipes import as_asked
 from evitlab.records import digest
-from evitlab.settings import EvaluateSettings, MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
+from evitlab.settings import MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
 from evitlab.yamlfile import YamlError, read_yaml
 
 
@@ -38,10 +38,13 @@ class StudyError(UserError):
         self.problems = problems
 
 
-TASK_ORDER = ("match", "throughput", "macs", "operators", "train", "evaluate")
+TASK_ORDER = ("match", "throughput", "macs", "operators", "train", "evaluate", "heads")
 """Speed first, before training warms the machine up; matching first of all, as it decides the width."""
 
-TRAINED = ("train", "evaluate")
+ON_WEIGHTS = ("evaluate", "heads")
+"""The tasks on the weights that a training leaves."""
+
+TRAINED = ("train", *ON_WEIGHTS)
 """The tasks on what is trained, once for each seed of the training."""
 
 _STUDY_FILE = TypeAdapter(StudyFile)
@@ -153,13 +156,13 @@ class Study:
     def settings(self, task: str) -> dict[str, Any] | None:
         """A task's settings as plain data, without seeds and where data lie; None where the study does not run it.
 
-        Those of an evaluation hold the training's.
+        Those of a task on trained weights hold the training's.
         """
         settings = self.match if task == "match" else getattr(self.tasks, task)
         if settings is None:
             return None
         plain = {name: value for name, value in asdict(settings).items() if name not in ("seeds", "data_root")}
-        if isinstance(settings, EvaluateSettings):
+        if task in ON_WEIGHTS:
             return {**plain, "train": self.settings("train")}
         return {**plain, "recipe": as_asked(settings.recipe)} if isinstance(settings, TrainSettings) else plain
 
@@ -174,6 +177,11 @@ class Study:
         compared = self.speed_settings(variant) if task == "throughput" else None
         asked = [variant.network, dict(variant.knobs), matched, compared, task, self.settings(task), self.smoke]
         return digest(asked)
+
+    @property
+    def on_weights(self) -> list[str]:
+        """The tasks that the study runs on trained weights, which it needs until they are done."""
+        return [task for task in ON_WEIGHTS if self.settings(task) is not None]
 
     def compare_with(self, variant: Variant) -> str:
         """The row that a variant's speed is compared with: of a reference its own."""
@@ -290,5 +298,7 @@ def _shrink(study: Study) -> Study:
         tasks = replace(tasks, train=shrink_training(tasks.train))
     if tasks.evaluate is not None:
         tasks = replace(tasks, evaluate=replace(tasks.evaluate, maps=min(tasks.evaluate.maps, 1)))
+    if tasks.heads is not None:
+        tasks = replace(tasks, heads=replace(tasks.heads, images=8))
     match = None if match is None else replace(match, max_measurements=1)
     return replace(study, file=replace(study.file, tasks=tasks, match=match), smoke=True)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evitlab.comparing import compare_heads, make_untrained
 from evitlab.drawings import write_drawings
 from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
 from evitlab.measurements.accuracy import Evaluation, TrainResult
+from evitlab.measurements.heads import HeadSimilarity
 from evitlab.measurements.macs import MacCount
 from evitlab.measurements.profile import OperatorProfile, Peaks
 from evitlab.measurements.terms import Precision
@@ -18,7 +20,14 @@ from evitlab.models.config import ModelConfig
 from evitlab.models.network import Network, build_model
 from evitlab.models.weights import WEIGHTS_FILE, load_model, save_model
 from evitlab.proxies import load_for
-from evitlab.settings import EvaluateSettings, MacsSettings, OperatorsSettings, TrainSettings, as_arguments
+from evitlab.settings import (
+    EvaluateSettings,
+    HeadsSettings,
+    MacsSettings,
+    OperatorsSettings,
+    TrainSettings,
+    as_arguments,
+)
 from evitlab.store import write_atomically
 from evitlab.train.loop import train
 
@@ -132,10 +141,28 @@ def run_evaluate(
     return evaluation
 
 
+def run_heads(
+    config: ModelConfig,
+    settings: HeadsSettings,
+    seed: int,
+    machine: Machine,
+    share: Share,
+    *,
+    training: TrainSettings,
+) -> HeadSimilarity:
+    """The heads of a trained network beside those that its training began with."""
+    network = machine.weights.load().to(machine.device)
+    assert network.config == config
+    control = make_untrained(config, training.recipe, seed=seed).to(machine.device)
+    data = load_for(training, image_size=config.image_size[0])
+    return compare_heads(network, control, data, settings, on_progress=share)
+
+
 TASKS: dict[str, Callable[..., Any]] = {
     "macs": run_macs,
     "operators": run_operators,
     "train": run_train,
     "evaluate": run_evaluate,
+    "heads": run_heads,
 }
-"""By name: `(config, settings, seed, machine, share) -> measurement`; `evaluate` is told the `training` as well."""
+"""By name: `(config, settings, seed, machine, share) -> measurement`; those on weights are told the `training` too."""

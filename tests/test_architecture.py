@@ -18,7 +18,7 @@ LAYERS: dict[str, list[str]] = {
     "paper": [
         "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
-        "measurements.accuracy", "measurements.by_task",
+        "measurements.accuracy", "measurements.heads", "measurements.by_task",
         "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
         "drawings",
     ],
@@ -30,6 +30,7 @@ LAYERS: dict[str, list[str]] = {
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.page_data", "report.html",
         "report.comparison_report",
+        "report.head_tables", "report.head_figures", "report.head_report",
         "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
@@ -43,13 +44,17 @@ LAYERS: dict[str, list[str]] = {
         "measure.batch_curve",
         "measure.kernels", "measure.classes", "measure.dispatch", "measure.parts", "measure.passes", "measure.roofline",
         "measure.operators",
+        "measure.head_outputs", "measure.head_statistics", "measure.heads",
         "train.shapes", "train.decode", "train.archives", "train.folders", "train.cifar", "train.sources",
         "train.cache", "train.data", "train.metrics", "train.processes", "train.augment", "train.batches",
         "train.optim", "train.stochastic_depth", "train.distill", "train.evaluation", "train.step", "train.checkpoint",
         "train.loop",
     ],
-    "orchestration": ["proxies", "subnetworks", "judging", "tasks", "runner", "sweep", "desk", "bench", "trainings"],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
+    "orchestration": [
+        "proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
+        "likeness",
+    ],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],

@@ -8,6 +8,7 @@ import pytest
 
 from evitlab.models.config import config_from_dict
 from evitlab.models.zoo import make_config
+from evitlab.settings import choose_proxy
 from evitlab.store import read_records
 from evitlab.study import StudyError, load_study
 
@@ -179,6 +180,35 @@ def test_an_evaluation_needs_a_training(write):
     assert problem.startswith("tasks.evaluate.maps: must be")
 
 
+def test_heads_are_asked_with_their_training_and_need_one(write):
+    without, study = load_study(write(GOOD)).requests(), load_study(write(GOOD + "  heads: {images: 9}\n"))
+    assert {task for pair in study.requests() if pair not in without for task in pair[1:]} == {"heads"}
+    assert study.seeds("heads") == (0, 1)
+    assert study.settings("heads") == {"images": 9, "drop_one": False, "train": study.settings("train")}
+    assert load_study(write(GOOD + "  heads: {}\n"), smoke=True).tasks.heads.images == 8
+    assert problems_of(write(GOOD[: GOOD.index("  train:")] + "  heads: {}\n")) == [
+        "tasks.heads: needs the task train, which makes the networks that it compares heads of, but got none"
+    ]
+
+
+def test_each_network_may_have_a_proxy_of_its_own(write):
+    two = GOOD.replace("grid:\n  mhsa_ratio: [0, 0.5]", "variants: {a: {}, b: {base: swin_t}}")
+    own = "proxy: {deit_t: {width: 48}, swin_t: {window_size: 4}}"
+    study = load_study(write(two.replace("proxy: {image_size: 32, patch_size: 8, width: 48}", own)))
+    proxy = study.tasks.train.proxy
+    assert [choose_proxy(proxy, variant.network) for variant in study.variants()] == [
+        {"width": 48}, {"window_size": 4},
+    ]  # fmt: skip
+    assert choose_proxy({"width": 48}, "swin_t") == {"width": 48}
+    lacking = two.replace("proxy: {image_size: 32, patch_size: 8, width: 48}", "proxy: {deit_t: {width: 48}}")
+    assert problems_of(write(lacking)) == [
+        "tasks.train.proxy: must be knobs, or knobs of each network that variants start from, but has none of swin_t"
+    ]
+    wrong = two.replace("proxy: {image_size: 32, patch_size: 8, width: 48}", own.replace("width: 48", "window_size: 4"))
+    (problem,) = problems_of(write(wrong))
+    assert problem.startswith("tasks.train.proxy: window_size does not apply to the family deit")
+
+
 @pytest.mark.parametrize("name", ["mhsa_ratio", "runtime_profile", "subnetwork_profiles"])
 def test_what_the_shipped_studies_ask_is_in_their_records(name):
     """A new field of the lab must not make other work of what has been measured."""
@@ -300,7 +330,7 @@ def test_depth_that_matching_sets_must_not_vary(write):
 def test_no_tasks_is_an_error(write):
     text = GOOD[: GOOD.index("match:")] + "tasks: {}\n"
     assert problems_of(write(text)) == [
-        "tasks: must name at least one of macs, throughput, operators, train, evaluate, but got none"
+        "tasks: must name at least one of macs, throughput, operators, train, evaluate, heads, but got none"
     ]
 
 

@@ -1,6 +1,7 @@
 """What a record of each task holds."""
 
 from evitlab.measurements.accuracy import Evaluation, TrainResult
+from evitlab.measurements.heads import HeadSimilarity
 from evitlab.measurements.macs import MacCount
 from evitlab.measurements.profile import OperatorProfile, Peaks
 from evitlab.measurements.speed import BatchCurve, Match, SelfTest, Throughput
@@ -15,4 +16,5 @@ MEASUREMENTS: dict[str, type] = {
     "batch_curve": BatchCurve,
     "self_test": SelfTest,
     "evaluate": Evaluation,
+    "heads": HeadSimilarity,
 }

@@ -72,10 +72,10 @@ def attention_on_image(
     name = _choose_block(list(find_attention(model)), block)
     shapes: list[tuple[int, ...]] = []
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         maps = stack.enter_context(capture_attention(model))
-        owner = _find_owner(model, name)
+        owner = find_owner(model, name)
         handle = owner.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
         stack.callback(handle.remove)
         model(image)
@@ -151,7 +151,7 @@ def _choose_block(names: list[str], block: int | str) -> str:
     return block
 
 
-def _find_owner(model: nn.Module, name: str) -> nn.Module:
+def find_owner(model: nn.Module, name: str) -> nn.Module:
     """The module that is given the whole map: the layer, or timm's block around it, which cuts the windows."""
     around = model.get_submodule(name.rpartition(".")[0])
     return around if hasattr(around, "window_size") else model.get_submodule(name)
@@ -184,7 +184,7 @@ def _map_size(shape: tuple[int, ...], *, channels_last: bool) -> tuple[int, int]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """All modules in evaluation mode; each gets its own mode back."""
     before = {module: module.training for module in model.modules()}
     model.eval()

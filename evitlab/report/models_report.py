@@ -15,6 +15,8 @@ from evitlab.options import name_folder
 from evitlab.records import Record
 from evitlab.report.evaluation_tables import evaluation_table, render_evaluation
 from evitlab.report.frame import to_png
+from evitlab.report.head_figures import drop_plot, matrix_plot, similarity_plot
+from evitlab.report.head_tables import block_table, drop_table, find_paper, matrix_table, render_heads
 from evitlab.report.profile_figures import mhsa_ffn_bars, roofline_plot, runtime_breakdown
 from evitlab.report.profile_tables import (
     by_class,
@@ -98,6 +100,9 @@ def _tables(records: Sequence[Record], *, mixed: bool = False) -> dict[str, pd.D
         tables[_join("batch_curve", name, records)] = curve_table(curve)
     for result in _of(records, "self_test").values():
         tables["self_test"] = pd.DataFrame([asdict(run) for run in result.runs])
+    for name, result in _of(records, "heads").items():
+        for table, make in HEAD_TABLES.items():
+            tables[_join(table, name, records)] = make(result)
     for profile in _of(records, "operators").values():
         tables |= {name: make(profile) for name, make in PROFILE_TABLES.items()}
     return tables
@@ -109,6 +114,13 @@ PROFILE_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
     "modules": by_module,
     "operators": by_operator,
     "memory_bound": memory_bound_ways,
+}
+
+
+HEAD_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
+    "heads": block_table,
+    "head_matrices": matrix_table,
+    "head_drops": drop_table,
 }
 
 
@@ -128,11 +140,31 @@ def _figures(records: Sequence[Record]) -> dict[str, Figure]:
         figures["training"] = training_plot(runs, title=f"Training {', '.join(runs)}")
     if curves := _of(records, "batch_curve"):
         figures["batch_curve"] = batch_curve_plot(curves)
+    for record in records:
+        if record.task == "heads":
+            figures |= _draw_heads(record)
     for name, profile in _of(records, "operators").items():
         title = f"Where the time of {name} goes"
         figures["breakdown"] = runtime_breakdown({name: profile}, title=title)
         figures["mhsa_ffn"] = mhsa_ffn_bars({name: profile}, title=f"MHSA and FFN of {name}")
         figures["roofline"] = roofline_plot(profile, title=f"Operators of {name} under this machine's roofs")
+    return figures
+
+
+def _draw_heads(record: Record) -> dict[str, Figure]:
+    result, name = measured(record), record.variant
+    what = f"{result.images:,} images of {result.data}"
+    figures = {
+        "head_similarity": similarity_plot(
+            result, title=f"How alike the heads of {name} are", paper=find_paper(record.config)
+        ),
+        "head_matrices": matrix_plot(result.blocks, title=f"Heads of {name}, each with each", subtitle=what),
+    }
+    if result.control is not None:
+        title = f"Heads of {name} untrained, each with each"
+        figures["head_matrices_untrained"] = matrix_plot(result.control, title=title, subtitle=what)
+    if result.drop_one is not None:
+        figures["head_drops"] = drop_plot(result, title=f"What each head of {name} is worth")
     return figures
 
 
@@ -150,6 +182,8 @@ def _render(records: Sequence[Record], *, mixed: bool) -> list[Table]:
         render_curve(curve, title=f"Batch curve of {name}") for name, curve in _of(records, "batch_curve").items()
     ]
     shown += [render_self_test(result, title=name) for name, result in _of(records, "self_test").items()]
+    for name, result in _of(records, "heads").items():
+        shown += render_heads(result, title=name)
     for name, profile in _of(records, "operators").items():
         shown += render_profile(profile, title=name)
     return shown

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from statistics import mean
 from typing import Any
 
+from evitlab.measurements.heads import HeadSimilarity
 from evitlab.measurements.speed import Throughput
 from evitlab.report.conditions import describe_shared
 
@@ -53,8 +54,27 @@ RAW: dict[str, Callable[[Any], str]] = {
         f"{result.ece:.4f}; class: F1, AUC: "
         + ", ".join(f"{each.name}: {_known(each.f1)}, {_known(each.auc)}" for each in result.classes)
     ),
+    "heads": lambda result: "; ".join(
+        f"{what}: " + ", ".join(map(_known_percent, values)) for what, values in _list_likeness(result).items()
+    ),
 }
 """How the repeats of each task are written out."""
+
+
+def _list_likeness(result: HeadSimilarity) -> dict[str, list[float | None]]:
+    """Author's and caption's similarity of features block by block, of the network and of the untrained one."""
+    networks = {"trained": result.blocks} | ({"untrained": result.control} if result.control is not None else {})
+    return {
+        f"{definition}'s definition, features, {name}, % by block": [
+            getattr(block.features, definition, None) for block in blocks
+        ]
+        for definition in ("author", "caption")
+        for name, blocks in networks.items()
+    }
+
+
+def _known_percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -13,6 +13,7 @@ from evitlab.report.comparison_report import write_comparison
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
+from evitlab.report.head_report import write_heads
 from evitlab.report.html import Page, Picture, Section, render_page
 from evitlab.report.knob_figures import find_knob, knob_curves
 from evitlab.report.paper_comparison import Comparison, compare_with_paper
@@ -65,6 +66,7 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         notes=study.file.notes,
     )
     pictures += evaluated.pictures
+    sections += write_heads(chosen, folder)
     text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=sections)
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
@@ -96,8 +98,7 @@ def describe_proxy(study: Study) -> str:
         return ""
     what = "the network itself"
     if train.proxy is not None:
-        knobs = ", ".join(f"{knob} {value}" for knob, value in train.proxy.items())
-        what = f"a proxy of the network timed: the same knobs at {knobs} (scaled as the network was)"
+        what = f"a proxy of the network timed: the same knobs at {_show_knobs(train.proxy)} (scaled as the network was)"
     recipe = train.recipe
     length = (
         f"{recipe.steps} steps"
@@ -110,6 +111,13 @@ def describe_proxy(study: Study) -> str:
         f"the data set '{data}' with {len(train.seeds)} seeds."
         + ("" if data == "imagenet" else " It is not ImageNet's.")
     )
+
+
+def _show_knobs(knobs: Mapping[str, Any]) -> str:
+    """Knobs in words; those of several networks one after the other."""
+    if all(isinstance(value, dict) for value in knobs.values()):
+        return "; ".join(f"{name}: {_show_knobs(own)}" for name, own in knobs.items())
+    return ", ".join(f"{name} {value}" for name, value in knobs.items())
 
 
 def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
