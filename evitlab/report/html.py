@@ -195,19 +195,7 @@ def _section(number: int, section: Section) -> str:
     parts = [f"<p>{escape(text)}</p>" for text in section.paragraphs]
     for caption, table in section.tables.items():
         rows = [[_two_lines(cell) for cell in row] for row in table.itertuples(index=False)]
-        shown = _html_table(table.columns, rows, caption=caption)
-        parts.append(f'<div class="wide" role="region" aria-label="{escape(section.title)}" tabindex="0">{shown}</div>')
-    parts += [_figure(picture) for picture in section.pictures]
-    body = "\n".join(parts)
-    return f'<section aria-labelledby="{place}"><h2 id="{place}">{escape(section.title)}</h2>\n{body}</section>'
-
-
-def _section(number: int, section: Section) -> str:
-    place = f"section{number}"
-    parts = [f"<p>{escape(text)}</p>" for text in section.paragraphs]
-    for caption, table in section.tables.items():
-        rows = [[_two_lines(cell) for cell in row] for row in table.itertuples(index=False)]
-        shown = _html_table(table.columns, rows, caption=caption)
+        shown = _html_table(table.columns, rows, caption=caption, kind="sortable")
         parts.append(f'<div class="wide" role="region" aria-label="{escape(section.title)}" tabindex="0">{shown}</div>')
     parts += [_figure(picture) for picture in section.pictures]
     body = "\n".join(parts)
