@@ -3,6 +3,7 @@
 from evitlab.measurements.accuracy import Evaluation, TrainResult
 from evitlab.measurements.macs import MacCount
 from evitlab.measurements.profile import OperatorProfile, Peaks
+from evitlab.measurements.pruning import Pruning
 from evitlab.measurements.speed import BatchCurve, Match, SelfTest, Throughput
 
 MEASUREMENTS: dict[str, type] = {
@@ -15,4 +16,5 @@ MEASUREMENTS: dict[str, type] = {
     "batch_curve": BatchCurve,
     "self_test": SelfTest,
     "evaluate": Evaluation,
+    "prune": Pruning,
 }

@@ -59,25 +59,35 @@ def render_page(
     files by variant, from the page, that it links to. Nothing in the page depends on when it was made, so equal
     records give equal pages.
     """
-    template = Template(resources.files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
-    starts = sorted(record.start for record in records)
-    span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
-    return template.substitute(
+    return fill_page(
         title=escape(f"{page.study}: {page.question}"),
         study=escape(page.study),
         question=escape(page.question),
-        facts=_facts(page),
-        warning=_smoke_warning(records),
+        facts=html_facts(page),
+        warning=smoke_warning(records),
         findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
         proxy=_proxy_note(table, page),
         table=_result_table(table),
-        figures="\n".join([*(_figure(picture) for picture in pictures), *_links(files or {})]),
+        figures="\n".join([*(html_figure(picture) for picture in pictures), *_links(files or {})]),
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
-        conditions=_conditions(records),
-        repeats="\n".join(_variant_details(variant, records) for variant in table["variant"]),
-        footer=escape(f"Made by evitlab from {len(records)} records{span}."),
+        conditions=html_conditions(records),
+        repeats="\n".join(html_repeats(variant, records) for variant in table["variant"]),
+        footer=html_footer(records),
     )
+
+
+def fill_page(**parts: str) -> str:
+    """The page's frame with its parts, HTML already, by the names that stand in `page.html`."""
+    template = Template(resources.files("evitlab.report").joinpath("page.html").read_text(encoding="utf-8"))
+    return template.substitute(parts)
+
+
+def html_footer(records: Sequence[Record]) -> str:
+    """How many records a page is made from, and when they were measured."""
+    starts = sorted(record.start for record in records)
+    span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
+    return escape(f"Made by evitlab from {len(records)} records{span}.")
 
 
 def find(table: pd.DataFrame) -> list[str]:
@@ -120,18 +130,21 @@ def _interval(row: "pd.Series[Any]", name: str, *, scale: float, unit: str) -> s
     return f"{text} (95% interval {low:.1f}-{high:.1f}, n={row['top1_seeds']} seeds)"
 
 
-def _facts(page: Page) -> str:
+def html_facts(page: Page) -> str:
+    """Source, expectation, verdict and cost, as far as there are words for them."""
     facts = {"Source": page.source, "Expectation": page.expect, "Verdict": page.verdict, "Cost": page.cost}
-    items = (f"<dt>{name}</dt><dd>{_paragraphs(text)}</dd>" for name, text in facts.items() if text.strip())
+    items = (f"<dt>{name}</dt><dd>{html_paragraphs(text)}</dd>" for name, text in facts.items() if text.strip())
     return "<dl>" + "".join(items) + "</dl>"
 
 
-def _paragraphs(text: str) -> str:
+def html_paragraphs(text: str) -> str:
+    """Plain text as HTML, a paragraph each after an empty line."""
     first, *others = (escape(part.strip()) for part in text.split("\n\n") if part.strip())
     return first + "".join(f"<p>{part}</p>" for part in others)
 
 
-def _smoke_warning(records: Sequence[Record]) -> str:
+def smoke_warning(records: Sequence[Record]) -> str:
+    """A warning where the records are those of a smoke run."""
     if not any(record.smoke for record in records):
         return ""
     return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
@@ -144,8 +157,8 @@ def _proxy_note(table: pd.DataFrame, page: Page) -> str:
     return f'<p class="note"><strong>{kind}</strong> {escape(page.proxy_note)}</p>'
 
 
-def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
-    """Cells must be escaped already; the first of each row is its header."""
+def html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
+    """A table. Cells must be escaped already; the first of each row is its header."""
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>\n"
@@ -159,16 +172,18 @@ def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, captio
 
 def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
-    rows = [[_two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
-    return _html_table(text.columns, rows, caption="Small print below a value: its 95% interval.")
+    rows = [[two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
+    return html_table(text.columns, rows, caption="Small print below a value: its 95% interval.")
 
 
-def _two_lines(cell: str) -> str:
+def two_lines(cell: str) -> str:
+    """A cell as HTML, what follows its first line in small print."""
     value, _, interval = escape(cell).partition("\n")
     return f"{value}<br><small>{interval}</small>" if interval else value
 
 
-def _figure(picture: Picture) -> str:
+def html_figure(picture: Picture) -> str:
+    """A picture with its caption, inside the page."""
     data = b64encode(picture.png).decode()
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
@@ -189,7 +204,7 @@ def _links(files: Mapping[str, Sequence[str]]) -> list[str]:
         for variant, paths in files.items()
     ]
     caption = "Evaluation of each variant's first seed: its tables and figures, in files beside this page."
-    listed = _html_table(["variant", "files"], rows, caption=caption, kind="text")
+    listed = html_table(["variant", "files"], rows, caption=caption, kind="text")
     return [f'<div class="wide" role="region" aria-label="Evaluations" tabindex="0">{listed}</div>']
 
 
@@ -237,7 +252,8 @@ def _meaning(table: pd.DataFrame, *, notes: str) -> str:
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in needed) + f"</ul>{paragraphs}"
 
 
-def _conditions(records: Sequence[Record]) -> str:
+def html_conditions(records: Sequence[Record]) -> str:
+    """Machines, software and settings behind some records."""
     environments: dict[Environment, list[Record]] = {}
     for record in records:
         environments.setdefault(record.environment, []).append(record)
@@ -245,7 +261,7 @@ def _conditions(records: Sequence[Record]) -> str:
     rows = [[f"<code>{name}</code>", *(_plain(column[name]) for column in columns)] for name in (columns or [{}])[0]]
     rows.append(["records", *(str(len(own)) for own in environments.values())])
     headers = ["field", *(f"environment {number}" for number in range(1, len(columns) + 1))]
-    parts = [_html_table(headers, rows, caption="Machine and software.", kind="text")] if columns else []
+    parts = [html_table(headers, rows, caption="Machine and software.", kind="text")] if columns else []
     settings: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         settings.setdefault((record.task, json.dumps(record.settings, sort_keys=True)), []).append(record)
@@ -259,7 +275,7 @@ def _conditions(records: Sequence[Record]) -> str:
         for (task, text), own in settings.items()
     ]
     caption = "What each task was asked to do."
-    parts.append(_html_table(["task", "settings", "seeds", "records"], rows, caption=caption, kind="text"))
+    parts.append(html_table(["task", "settings", "seeds", "records"], rows, caption=caption, kind="text"))
     wide = [f'<div class="wide" role="region" aria-label="Conditions" tabindex="0">{part}</div>' for part in parts]
     return "\n".join([*wide, *_group_warning(records)])
 
@@ -279,7 +295,8 @@ def _plain(value: object) -> str:
     return "not known" if value is None else escape(str(value))
 
 
-def _variant_details(variant: str, records: Sequence[Record]) -> str:
+def html_repeats(variant: str, records: Sequence[Record]) -> str:
+    """Everything behind the numbers of one variant, folded up."""
     own = [record for record in records if record.variant == variant and record.status == "ok"]
     rows = []
     configs: dict[str, list[str]] = {}
@@ -288,7 +305,7 @@ def _variant_details(variant: str, records: Sequence[Record]) -> str:
         tasks = configs.setdefault(json.dumps(record.config), [])
         if record.task not in tasks:
             tasks.append(record.task)
-    body = _html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
+    body = html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
     body += "".join(
         f"<p>Network of {escape(', '.join(tasks))}:</p><pre>{escape(config)}</pre>" for config, tasks in configs.items()
     )

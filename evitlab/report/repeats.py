@@ -53,8 +53,22 @@ RAW: dict[str, Callable[[Any], str]] = {
         f"{result.ece:.4f}; class: F1, AUC: "
         + ", ".join(f"{each.name}: {_known(each.f1)}, {_known(each.auc)}" for each in result.classes)
     ),
+    "prune": lambda pruning: (
+        "step: MACs, top-1 after the cut, after fine-tuning: "
+        + "; ".join(_write_step(number, step) for number, step in enumerate(pruning.curve, start=1))
+        + f"; before {pruning.before.top1:.4f}; control, untrained: "
+        + "; ".join(_write_step(number, step) for number, step in enumerate(pruning.control_curve, start=1))
+        + f"; seconds a batch of the original: {_numbers(_average_repeats(pruning.speed_before))}; pruned: "
+        f"{_numbers(_average_repeats(pruning.speed_after))}; speed by MACs left, probed: "
+        + (", ".join(f"{probe.macs_share:.3f}: {probe.ratio:.3f}" for probe in pruning.probes) or "nothing")
+    ),
 }
 """How the repeats of each task are written out."""
+
+
+def _write_step(number: int, step: Any) -> str:
+    tuned = "" if step.finetuned is None else f", {step.finetuned.top1:.4f}"
+    return f"{number}: {step.macs:,}, {step.pruned.top1:.4f}{tuned}"
 
 
 def _numbers(values: Iterable[float]) -> str:
