@@ -1,13 +1,13 @@
-"""What a network costs, from its config alone: MACs and parameters in closed form, to the unit as `count_macs` has them.
+"""What a network costs, from its config alone: MACs and parameters in closed form.
 
-Both are sums over layers, linear in every layer's channels.
+The same to the unit as what `count_macs` traces. Both are sums over layers, linear in every layer's channels.
 """
 
 from evitlab.models.config import AttentionConfig, DownsampleConfig, FFNConfig, ModelConfig, Size, StageConfig
 
 
 def count_config_macs(config: ModelConfig) -> int:
-    """Multiply-accumulates of one image of the config's size: convolutions, linear layers, both products of attention."""
+    """MACs of one image of the config's size: convolutions, linear layers, both products of attention."""
     size, total = _count_stem_macs(config)
     inputs = config.stages[0].width
     for stage in config.stages:

@@ -1,8 +1,8 @@
 """What can be cut from a network: queries with keys, values, and FFN hidden channels, layer by layer.
 
-The three are groups of their own (EfficientViT, Liu et al., CVPR 2023, arXiv 2305.07027, Sec. 2.3): a channel of queries goes
-with that of the keys, one of values with the column of the projection that reads it, a hidden one with the
-column of the layer that narrows. Channels of the embedding stay.
+The three are groups of their own (EfficientViT, Liu et al., CVPR 2023, arXiv 2305.07027, Sec. 2.3): a channel of
+queries goes with that of the keys, one of values with the column of the projection that reads it, a hidden one with
+the column of the layer that narrows. Channels of the embedding stay.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,6 @@ from evitlab.models.config import AttentionConfig, BlockConfig, FFNConfig, Model
 
 Kind = Literal["qk", "v", "ffn"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-DIMENSIONS: dict[Kind, str] = {"qk": "qk_dim", "v": "v_dim", "ffn": "hidden_dim"}
-"""The field of a layer's config that holds a group's channels, per head in attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ def find_groups(config: ModelConfig) -> list[Group]:
 
 
 def find_unprunable(config: ModelConfig) -> list[str]:
-    """What of queries, keys, values and FFNs cannot be cut freely, and why; a sentence each."""
+    """What stays, or can only be cut in part, and why; a sentence each, none where all can be cut freely."""
     if _norms_mix_channels(config):
         return [
             "nothing can be pruned: after each projection a LayerNorm runs over its channels, and cutting one changes "
@@ -94,8 +92,8 @@ def walk_layers(config: ModelConfig) -> Iterator[Place]:
             paths = _find_paths(f"{root}.downsample", down.before, 0)
             paths += _find_paths(f"{root}.downsample", down.after, _count_modules(down.before) + 1)
             sides = [before] * len(down.before) + [stage.width] * len(down.after)
-            for layer, path, width in zip([*down.before, *down.after], paths, sides, strict=True):
-                yield Place(layer=layer, path=path, number=number, block=None, width=width)
+            for ffn, path, width in zip([*down.before, *down.after], paths, sides, strict=True):
+                yield Place(layer=ffn, path=path, number=number, block=None, width=width)
         for inside, block in enumerate(stage.blocks):
             paths = _find_paths(f"{root}.blocks.{inside}", block.layers, 0)
             for layer, path in zip(block.layers, paths, strict=True):
@@ -150,7 +148,7 @@ def _norms_mix_channels(config: ModelConfig) -> bool:
 
 
 def _find_paths(root: str, layers: tuple[AttentionConfig | FFNConfig, ...], start: int) -> list[str]:
-    """Module paths of layers in a sequence, the first at `start`; a depthwise convolution is a module before its FFN."""
+    """Module paths of layers in a sequence from `start`; a depthwise convolution is a module before its FFN."""
     paths = []
     for number, layer in enumerate(layers):
         index = start + _count_modules(layers[: number + 1]) - 1
@@ -164,9 +162,11 @@ def _count_modules(layers: tuple[AttentionConfig | FFNConfig, ...]) -> int:
 
 
 def _resize(place: Place, channels: Mapping[str, int]) -> AttentionConfig | FFNConfig:
-    kinds: tuple[Kind, ...] = ("ffn",) if isinstance(place.layer, FFNConfig) else ("qk", "v")
-    changes = {DIMENSIONS[kind]: channels[key] for kind in kinds if (key := f"{place.path}.{kind}") in channels}
-    return replace(place.layer, **changes) if changes else place.layer
+    layer, path = place.layer, place.path
+    if isinstance(layer, FFNConfig):
+        return replace(layer, hidden_dim=channels.get(f"{path}.ffn", layer.hidden_dim))
+    qk_dim, v_dim = channels.get(f"{path}.qk", layer.qk_dim), channels.get(f"{path}.v", layer.v_dim)
+    return replace(layer, qk_dim=qk_dim, v_dim=v_dim)
 
 
 def _next_ffn(layers: Iterator[AttentionConfig | FFNConfig]) -> FFNConfig:

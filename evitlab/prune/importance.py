@@ -1,9 +1,9 @@
 """How much each channel matters: Taylor scores of gates, and the simple scores that they are compared with.
 
 A gate is a factor of 1 on one channel. The derivative of an image's loss by it, summed over positions, is to first
-order what the loss loses when the channel is cut (Molchanov et al., CVPR 2019, arXiv 1906.10771, Sec. 3). One gate a group
-channel: on the query (that on the key, and on their product, is the same), on the value, and on the hidden channel
-after the activation.
+order what the loss loses when the channel is cut (Molchanov et al., CVPR 2019, arXiv 1906.10771, Sec. 3). Each channel
+of a group has one: on the query (that on the key, and on their product, is the same), on the value, and on the hidden
+channel after the activation.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +76,7 @@ def differentiate_gates(
     device = next(model.parameters()).device
     inputs, labels = inputs.to(device), labels.to(device)
     with _evaluating(model), torch.enable_grad(), _gating(model, groups) as gates:
-        loss = F.cross_entropy(model(inputs).float(), labels, reduction="sum")
+        loss = F.cross_entropy(model(inputs), labels, reduction="sum")
         flat = [gate for each in gates.values() for gate in each]
         found = iter(torch.autograd.grad(loss, flat))  # no gradient of any weight is computed, let alone kept
         return {key: torch.cat([next(found).double().cpu() for _ in each], dim=1) for key, each in gates.items()}

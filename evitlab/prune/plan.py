@@ -1,4 +1,4 @@
-"""Which channels go: the least important for what they cost, one at a time over the whole network, until a target is met."""
+"""Which channels go: the least important for what they cost, one at a time, until a target is met."""
 
 import heapq
 import math
@@ -24,7 +24,7 @@ class Plan:
     """What stays of a network."""
 
     kept: dict[str, tuple[tuple[int, ...], ...]]
-    """By group, for each head the channels that stay, ascending; as many in every head."""
+    """By group that had scores, for each head the channels that stay, ascending; as many in every head."""
     target: float
     """Share of the reference cost that was asked for, in 0..1."""
     reference_cost: float
@@ -56,16 +56,16 @@ def choose_channels(
 ) -> Plan:
     """Cut channels, the least score over saved cost first (`by_cost` False: the least score), until cost <= target.
 
-    What is cut at a time is a channel of every head of a group, in each head its own; its score is the sum of theirs. `cost`
-    must fall with each such cut. `target` is a share of `reference_cost`, by default the cost of this network. Lower
-    targets cut all that higher ones do, so that they never cost more.
+    One cut takes a channel from every head of a group, in each head its own; its score is the sum of theirs. `cost`
+    must fall with each. `target` is a share of `reference_cost`, by default the cost of this network. Lower targets
+    cut all that higher ones do, so that they never cost more. Groups without scores stay whole.
 
     Raises UserError for a target that is no share, cannot be reached within the floors, or is missed by more than
     `TOLERANCE` because one cut takes more than that; it says how near one can get.
     """
     if not 0 < target <= 1:
         raise UserError(f"target must be a share of the cost, above 0 and at most 1, but got {target:g}")
-    groups = find_groups(config)
+    groups = [group for group in find_groups(config) if group.key in scores]
     orders = {group.key: order_channels(group, scores[group.key]) for group in groups}
     before = cost(config)
     reference = before if reference_cost is None else reference_cost
@@ -111,6 +111,8 @@ def order_channels(group: Group, scores: Float64[Tensor, "heads channels"]) -> O
     if tuple(scores.shape) != (group.heads, group.channels):
         wanted = group.heads, group.channels
         raise ValueError(f"{group.key}: scores must have shape {wanted}, but got {tuple(scores.shape)}")
+    if not scores.isfinite().all():
+        raise ValueError(f"{group.key}: scores must be finite")
     indices = scores.argsort(dim=1, stable=True)
     indices[: group.chained_heads] = indices.new_tensor(range(group.channels - 1, -1, -1))
     return Order(indices=indices.tolist(), scores=scores.gather(1, indices).sum(0).tolist())

@@ -133,13 +133,13 @@ def _cut_depthwise(layer: nn.Module, removed: list[int]) -> None:
 
 @torch.no_grad()
 def _mask_group(module: nn.Module, group: Group, heads: Heads) -> None:
-    """Zeros for a hidden channel where it is read; for keys (with zero keys, queries do nothing) and values, as made."""
+    """Hidden channels become zero where they are read, queries, keys and values where they are made."""
     removed = _removed(group, heads)
     if isinstance(module, FFN):
         narrow = module.narrow.conv if isinstance(module.narrow, ConvNorm) else module.narrow
-        narrow.weight[:, removed[0]] = 0.0  # type: ignore[index, operator]
+        narrow.weight[:, removed[0]] = 0.0  # type: ignore[operator]
         return
     for layer, rows in _find_makers(module, group, removed):
         last = layer.norm if isinstance(layer, ConvNorm) else layer
-        last.weight[rows] = 0.0  # type: ignore[index, operator]
-        last.bias[rows] = 0.0  # type: ignore[index, operator]
+        last.weight[rows] = 0.0  # type: ignore[operator]
+        last.bias[rows] = 0.0  # type: ignore[operator]
