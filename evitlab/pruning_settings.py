@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from evitlab.measurements.pruning import Importance, TargetKind
 from evitlab.options import check_fields, make_train_settings
 from evitlab.problems import UserError, suggest
-from evitlab.recipes import STRICT, Count, Positive, TrainRecipe
+from evitlab.recipes import STRICT, Augmentation, Count, Distillation, Positive, TrainRecipe
 from evitlab.settings import TrainSettings, shrink_training
 
 KINDS: tuple[str, ...] = get_args(TargetKind)
@@ -69,6 +69,14 @@ class PruneSettings:
         return {"qk": self.min_qk, "v": self.min_v, "ffn": self.min_ffn}
 
 
+STAND_INS: dict[str, dict[str, Any]] = {
+    "deit": {"image_size": 32, "patch_size": 8, "width": 48},
+    "swin": {"image_size": 32, "patch_size": 4, "width": 24, "num_heads": [1, 2, 4, 8]},
+    "efficientvit": {"image_size": 64, "patch_size": 8, "width": 32},
+}
+"""By family: knobs of the small network that is trained where no weights are given; as many blocks as published."""
+STAND_IN_RECIPE: dict[str, Any] = {"steps": 1000, "init": "xavier"}
+"""What of the recipe `proxy` its training changes: it learns `shapes` in a minute or two on one core."""
 NAMED = ("importance", "steps", "finetune")
 """Fields that have an option of their own."""
 
@@ -104,27 +112,31 @@ def _read_value(text: str, kind: str, number: str) -> float:
 def make_prune_settings(
     options: Mapping[str, Any],
     *,
-    recipe: str,
     data: Sequence[str],
     data_root: str | None,
     seeds: Sequence[int],
+    trains: bool,
     smoke: bool,
     **named: Any,
 ) -> tuple[PruneSettings, TrainSettings]:
     """A pruning's settings and those of the trainings in it, their fields named side by side in `options`.
 
-    `named` are the fields that have an option of their own. In a smoke run everything is tiny.
+    `named` are the fields that have an option of their own; `recipe` among `options` names the recipe. Where a network
+    `trains` first, its recipe is that of a stand-in unless one is named. In a smoke run everything is tiny.
     """
     own = [each.name for each in fields(PruneSettings) if each.name not in NAMED]
     settings = check_fields(PruneSettings, {**{k: v for k, v in options.items() if k in own}, **named})
-    others = {name: value for name, value in options.items() if name not in own}
-    known = [each.name for each in fields(TrainRecipe)]
+    others = {name: value for name, value in options.items() if name not in (*own, "recipe")}
+    inside = [each.name for kind in (TrainRecipe, Augmentation, Distillation, TrainSettings) for each in fields(kind)]
     for name in others:
-        if name not in known and (near := suggest(name, own)):
+        if name not in inside and (near := suggest(name, own)):
             raise UserError(f"{name} cannot be set{near} (of a pruning: {', '.join(own)})")
+    if trains and "recipe" not in options:
+        others = {**STAND_IN_RECIPE, **others}
+    recipe = str(options.get("recipe", "proxy"))
     training = make_train_settings(others, recipe=recipe, data=data, data_root=data_root, seeds=seeds)
     if not smoke:
         return settings, training
-    few = {"score_images": 32, "score_batch_size": 8, "timing_batch_size": 1, "tolerance": 0.1}
+    few = {"score_images": 32, "score_batch_size": 8, "timing_batch_size": 1, "steps": min(2, settings.steps)}
     plain = {each.name: getattr(settings, each.name) for each in fields(PruneSettings)}
-    return PruneSettings(**{**plain, **few, "steps": min(2, settings.steps)}), shrink_training(training)
+    return PruneSettings(**{**plain, **few}), shrink_training(training)

@@ -19,8 +19,8 @@ LAYERS: dict[str, list[str]] = {
         "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
         "prune.groups", "prune.costs",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
-        "measurements.accuracy", "measurements.by_task",
-        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "checks", "study", "store",
+        "measurements.accuracy", "measurements.pruning", "measurements.by_task",
+        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "pruning_settings", "checks", "study", "store",
         "drawings",
     ],
     "reports": [
@@ -28,7 +28,8 @@ LAYERS: dict[str, list[str]] = {
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.html",
-        "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.evaluations", "report.study_report", "report.pruning_tables", "report.pruning_claims",
+        "report.pruning_figures", "report.pruning_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -47,8 +48,9 @@ LAYERS: dict[str, list[str]] = {
         "train.loop",
         "prune.importance", "prune.plan", "prune.surgery",
     ],
-    "orchestration": ["proxies", "subnetworks", "judging", "tasks", "runner", "sweep", "desk", "bench", "trainings"],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
+    "orchestration": ["proxies", "subnetworks", "judging", "tasks", "runner", "sweep", "desk", "bench", "trainings",
+                      "pruning_weights", "pruning_steps", "pruning_speed", "prunings"],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli_pruning", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],

@@ -42,7 +42,7 @@ from evitlab.report.pruning_tables import (
     step_table,
     summarise,
 )
-from evitlab.report.tables import percent, to_csv
+from evitlab.report.tables import percent
 from evitlab.store import measured, read_records, write_atomically
 
 PAGE, VERDICT = "report.html", "verdict.txt"
@@ -91,14 +91,9 @@ def render_prunings(records: Sequence[Record], folder: Path | None = None) -> li
     return [*shown, render_summary(records), render_claims(claim_table(records, _find_others(records, folder)))]
 
 
-def write_prunings(records: Sequence[Record], folder: Path) -> None:
-    """Write tables, figures and the page beside the records, each file in one step."""
-    for name, table in tabulate_prunings(records, folder).items():
-        write_atomically(folder / f"{name}.csv", to_csv(table))
-    pictures = {}
-    for name, figure in draw_prunings(records).items():
-        pictures[name] = to_png(figure)
-        write_atomically(folder / f"{name}.png", pictures[name])
+def write_page(records: Sequence[Record], folder: Path) -> None:
+    """Write the page beside the records and the figures, which are in it, in one step."""
+    pictures = {name: to_png(figure) for name, figure in draw_prunings(records).items()}
     write_atomically(folder / PAGE, render_page(records, pictures, folder))
 
 
