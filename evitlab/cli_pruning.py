@@ -85,12 +85,10 @@ def prune(
 ) -> None:
     """Prune QK, V and FFN channels of a network, each block for itself, and an untrained network beside it.
 
-    Channels that matter least for the cost that they save go first, over the
-    whole network, until the target is met. The untrained control shows what of
-    the pattern is not owed to training. Tables (pruning, channels, claims,
-    steps), figures, page and records are kept in results/prune_MODEL; the pruned
-    network in weights/TARGET-seedN there is a model for every other command.
-    Killed at any moment, the same command goes on where it stopped.
+    Channels that matter least for the cost that they save go first. The control
+    shows what of the pattern is not owed to training. Tables, figures, page and
+    records are kept in results/prune_MODEL; weights/TARGET-seedN there is a model
+    for every other command. Killed at any moment, the same command goes on.
 
     Examples:
 
@@ -104,21 +102,14 @@ def prune(
     """
     from evitlab.problems import UserError
 
-    name, source = _choose_model(model, weights), {"weights": weights, "pretrained": pretrained}
-    process, asked = _read(
-        options,
-        target or ["macs=0.6"],
-        data=data or ["shapes"],
-        data_root=data_root,
-        seeds=range(seed, seed + seeds),
-        trains=weights is None and not pretrained and not Path(name).is_dir(),
-        smoke=smoke,
-        steps=steps,
-        finetune=finetune,
-        importance=importance,
-    )
+    name = _choose_model(model, weights)
+    named = {"steps": steps, "finetune": finetune, "importance": importance}
+    named |= {"data": data or ["shapes"], "data_root": data_root, "seeds": range(seed, seed + seeds), "smoke": smoke}
+    trains = weights is None and not pretrained and not Path(name).is_dir()
+    process, asked = _read(options, target or ["macs=0.6"], trains=trains, **named)
+    source = {"model": name, "weights": weights, "pretrained": pretrained}
     with open_desk("prune", [name], process, results, device=device, seed=seed, smoke=smoke) as desk:
-        outcome = _run(desk, asked, {"model": name, **source}, knobs)
+        outcome = _run(desk, asked, source, knobs)
         if not any(record.task == "prune" for record in outcome.records):
             raise UserError("; ".join(outcome.failures))
     report(outcome.records, desk, as_json=as_json)

@@ -123,7 +123,7 @@ def plan_cut(config: ModelConfig, scores: Scores, target: float, walk: Walk) -> 
         scores,
         cost=cost,
         target=target,
-        floors=walk.settings.floors,  # type: ignore[arg-type]
+        floors=walk.settings.floors,
         by_cost=walk.settings.by_cost,
         reference_cost=cost(walk.reference),
     )

@@ -20,8 +20,8 @@ LAYERS: dict[str, list[str]] = {
         "prune.groups", "prune.costs",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.pruning", "measurements.by_task",
-        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "pruning_settings", "checks", "study", "store",
-        "drawings",
+        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "pruning_settings", "checks",
+        "study", "store", "drawings",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",

@@ -109,7 +109,7 @@ def _select(records: Sequence[Record], task: str) -> list[Record]:
 
 def _tables(records: Sequence[Record], *, mixed: bool = False, folder: Path | None = None) -> dict[str, pd.DataFrame]:
     """Tables by name, in base units."""
-    tables = {}
+    tables: dict[str, pd.DataFrame] = {}
     if pruned := _select(records, "prune"):
         tables |= tabulate_prunings(pruned, folder)
     if timings := [record for record in records if record.task == "throughput"]:

@@ -62,13 +62,13 @@ def claim_table(records: Sequence[Record], others: Sequence[Record] = ()) -> pd.
     Both are the share of seeds in which the claim holds; empty where there is nothing to compare. `others` are prunings
     of DeiT-T beside Swin-T's, or of Swin-T beside DeiT-T's: compared where the target is the same.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for label, own in group_targets(records).items():
         prunings = [measured(record) for record in own]
         for claim, (measure, agrees) in CLAIMS.items():
             trained = [measure(found, "after") for found in prunings]
             control = [measure(found, "control") for found in prunings]
-            rows.append({"target": label, "claim": claim} | _judge(trained, control, agrees))
+            rows.append({"target": label, "claim": claim, **_judge(trained, control, agrees)})
         rows += _compare(label, own, others)
     return pd.DataFrame(rows)
 
@@ -90,12 +90,10 @@ def _compare(label: str, own: Sequence[Record], others: Sequence[Record]) -> lis
     data = {measured(record).data for record in (*own, *beside)}
     if len(data) > 1:
         found["verdict"] = f"{found['verdict']} (on different data: {', '.join(sorted(data))})"
-    return [{"target": label, "claim": ACROSS} | found]
+    return [{"target": label, "claim": ACROSS, **found}]
 
 
-def _judge(
-    trained: Sequence[Kept], control: Sequence[Kept], agrees: Callable[[Kept], bool]
-) -> dict[str, float | str | None]:
+def _judge(trained: Sequence[Kept], control: Sequence[Kept], agrees: Callable[[Kept], bool]) -> dict[str, object]:
     if not all((*trained, *control)):
         return {"holds": None, "control_holds": None, "kept": "", "control_kept": "", "verdict": "too few blocks"}
     holds, same = (mean(agrees(kept) for kept in side) for side in (trained, control))

@@ -50,12 +50,12 @@ def _draw_kind(axes: Axes, rows: pd.DataFrame) -> None:
     before = by_block["before_ratio"].mean()
     axes.step(blocks, before, where="mid", color=INK, linewidth=0.9, label="before", zorder=1)
     if by_block["paper_ratio"].mean().notna().any():
-        axes.plot(blocks, by_block["paper_ratio"].mean(), label="the paper's, ImageNet", **PAPER)  # type: ignore[arg-type]
+        axes.plot(blocks, by_block["paper_ratio"].mean(), label="the paper's, ImageNet", **PAPER)
     for column, label, look in (
         ("control_ratio", "control: untrained", CONTROL),
         ("after_ratio", "trained, pruned", OURS),
     ):
-        axes.plot(blocks, by_block[column].mean(), label=label, **look)  # type: ignore[arg-type]
+        axes.plot(blocks, by_block[column].mean(), label=label, **look)
         low, high = by_block[column].min(), by_block[column].max()
         axes.fill_between(blocks, low, high, color=str(look["color"]), alpha=0.2, linewidth=0)
     axes.set_ylim(0, 1.08 * float(max(before.max(), rows["paper_ratio"].max() if len(rows) else 0)) or 1)

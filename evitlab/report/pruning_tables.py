@@ -1,6 +1,6 @@
 """Prunings as tables: a row a target and seed, a row a block and kind of channels, a row a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -86,7 +86,7 @@ def _judgements(found: Pruning) -> dict[str, JudgedOn | None]:
     }
 
 
-def _spread(name: str, judged: JudgedOn | None) -> dict[str, float | None]:
+def _spread(name: str, judged: JudgedOn | None) -> Mapping[str, float | None]:
     if judged is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     loss = {f"loss{name.removeprefix('top1')}": judged.loss}
@@ -106,7 +106,7 @@ def channel_table(records: Sequence[Record]) -> pd.DataFrame:
         plain = pd.DataFrame([asdict(group) for group in found.groups])
         sums = {name: (name, "sum") for name in ("before", "after", "control")}
         first = {"heads": ("heads", "first"), "width": ("width", "first")}
-        joined = plain.groupby(["block", "kind"], sort=False, dropna=False).agg(**first, **sums).reset_index()  # type: ignore[call-overload]
+        joined = plain.groupby(["block", "kind"], sort=False, dropna=False).agg(**first, **sums).reset_index()
         for group in joined.to_dict("records"):
             row = same | group | {"block": None if pd.isna(group["block"]) else int(group["block"])}
             row |= {f"{name}_ratio": group[name] / group["width"] for name in sums}
@@ -180,7 +180,7 @@ def _accuracy(table: pd.DataFrame, column: str) -> str:
         return ""
     low, high = (table[f"{column}_low"].iloc[0], table[f"{column}_high"].iloc[0])
     if len(values) > 1:
-        low, high = mean_interval(values)  # type: ignore[assignment]
+        low, high = mean_interval(values)
     return f"{percent(sum(values) / len(values))}\n{percent(low)}-{percent(high)}"
 
 
