@@ -119,7 +119,7 @@ def _conclude(holds: float, control: float, seeds: int) -> str:
         first = "holds" if holds else "does not hold"
     if 0 < control < 1:
         return f"{first}; in the untrained control in {round(control * seeds)} of {seeds}"
-    if holds == control == 1:
+    if holds and control == 1:
         return f"{first}, but the untrained control does the same: no evidence that training matters"
     if not holds and not control:
         return f"{first}, nor in the untrained control"
