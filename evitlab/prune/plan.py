@@ -67,8 +67,8 @@ def choose_channels(
         raise UserError(f"target must be a share of the cost, above 0 and at most 1, but got {target:g}")
     groups = [group for group in find_groups(config) if group.key in scores]
     orders = {group.key: order_channels(group, scores[group.key]) for group in groups}
-    before = cost(config)
-    reference = before if reference_cost is None else reference_cost
+    before = float(cost(config))
+    reference = before if reference_cost is None else float(reference_cost)
     wanted = target * reference
     trail = _Trail(config, groups, cost=cost, before=before, floors=floors)
     heap = [_bid(trail, orders, number, by_cost) for number in range(len(groups)) if trail.left(number)]
@@ -92,7 +92,7 @@ def choose_channels(
         group.key: tuple(tuple(sorted(order[count:])) for order in orders[group.key].indices)
         for group, count in zip(groups, trail.removed, strict=True)
     }
-    after = cost(resize_groups(config, {key: len(heads[0]) for key, heads in kept.items()}))
+    after = float(cost(resize_groups(config, {key: len(heads[0]) for key, heads in kept.items()})))
     return Plan(kept=kept, target=target, reference_cost=reference, cost_before=before, cost_after=after)
 
 
@@ -169,7 +169,8 @@ class _Trail:
 
     def _evaluate(self, removed: list[int]) -> float:
         counts = zip(self.groups, removed, strict=True)
-        return self._cost(resize_groups(self.config, {group.key: group.channels - gone for group, gone in counts}))
+        sizes = {group.key: group.channels - gone for group, gone in counts}
+        return float(self._cost(resize_groups(self.config, sizes)))
 
 
 def _bid(trail: _Trail, orders: Mapping[str, Order], number: int, by_cost: bool) -> tuple[float, int]:
