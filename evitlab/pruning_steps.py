@@ -125,7 +125,7 @@ def plan_cut(config: ModelConfig, scores: Scores, target: float, walk: Walk) -> 
         target=target,
         floors=walk.settings.floors,
         by_cost=walk.settings.by_cost,
-        reference_cost=cost(walk.reference),
+        reference_cost=float(cost(walk.reference)),
     )
 
 
