@@ -7,14 +7,19 @@ import timm
 import torch
 from conftest import draw_images, make_tiny, perturb, relative_error
 from random_plans import NETWORKS, make_network
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evitlab.models.layers import ConvNorm
-from evitlab.models.network import Network, fold_batchnorm
+from evitlab.models.network import Network, build_model, fold_batchnorm
 from evitlab.models.weights import from_timm
+from evitlab.models.zoo import make_config
 from evitlab.prune.groups import find_groups
 from evitlab.prune.importance import IMPORTANCES, differentiate_gates, score_importance
+from evitlab.recipes import TrainRecipe
+from evitlab.train.data import load_data, scale_pixels
+from evitlab.train.loop import train
 
 LABELS = torch.tensor([3, 0, 6, 3, 1])
 
@@ -319,3 +324,43 @@ def test_scores_of_a_training_network_are_those_of_evaluation():
     expected = score_importance(model, draw_batches(), importance="taylor-sample")
     got = score_importance(model.train(), draw_batches(), importance="taylor-sample")
     assert all(torch.equal(got[key], score) for key, score in expected.items())
+
+
+# What a score is worth
+
+
+@pytest.mark.slow
+def test_scores_of_a_trained_network_rank_the_true_changes_of_its_loss():
+    """Single channels are taken away; what counts is the mean square of how each image's loss changes."""
+    data = load_data("shapes", image_size=32, train_images=4096, val_images=512)
+    config = make_config(
+        "deit_t", width=48, depth=4, num_heads=3, image_size=32, patch_size=8, num_classes=len(data.train.classes)
+    )
+    model = build_model(config, seed=0)
+    result = train(model, data, TrainRecipe(steps=600, batch_size=64, init="xavier", evaluations=1), seed=0)
+    assert result.top1 > 0.7, "an untrained network's scores are another matter"
+    images, labels = scale_pixels(data.train.pixels[:256]), data.train.labels[:256]
+    batches = [(images[rows], labels[rows]) for rows in torch.arange(256).split(16)]
+    changes = measure_changes(model.eval(), images, labels)
+    found = {}
+    for importance in IMPORTANCES[:4]:
+        scores = score_importance(model, batches, importance=importance)
+        predicted = [scores[key][head, channel].item() for key, head, channel in changes]
+        found[importance] = spearmanr(predicted, list(changes.values())).statistic
+    assert found["taylor-sample"] >= 0.95
+    assert found["taylor"] >= 0.95
+    assert found["taylor"] > found["taylor-accumulated"] > found["magnitude"]
+
+
+def measure_changes(model: Network, images: Tensor, labels: Tensor) -> dict[tuple[str, int, int], float]:
+    """Without every second channel of queries with keys and of values, in turn of each head, and every twelfth of FFNs."""
+    changes = {}
+    with torch.no_grad():
+        whole = F.cross_entropy(model(images), labels, reduction="none")
+        for group in find_groups(model.config):
+            for number, channel in enumerate(range(0, group.channels, 12 if group.kind == "ffn" else 2)):
+                head = number % group.heads
+                without = scale_channel(model, group, head, channel, 0.0)
+                change = F.cross_entropy(without(images), labels, reduction="none") - whole
+                changes[group.key, head, channel] = change.square().mean().item()
+    return changes
