@@ -353,7 +353,7 @@ def test_scores_of_a_trained_network_rank_the_true_changes_of_its_loss():
 
 
 def measure_changes(model: Network, images: Tensor, labels: Tensor) -> dict[tuple[str, int, int], float]:
-    """Without every second channel of queries with keys and of values, in turn of each head, and every twelfth of FFNs."""
+    """Without every second channel of QK and V, in turn of each head, and every twelfth of an FFN."""
     changes = {}
     with torch.no_grad():
         whole = F.cross_entropy(model(images), labels, reduction="none")
