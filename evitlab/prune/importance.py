@@ -72,7 +72,14 @@ def score_importance(
 def differentiate_gates(
     model: Network, inputs: Float[Tensor, "B C H W"], labels: Tensor, groups: Sequence[Group]
 ) -> dict[str, Float64[Tensor, "B heads channels"]]:
-    """The derivative of each image's cross-entropy by each gate, image by image, on the CPU."""
+    """The derivative of each image's cross-entropy by each gate, image by image, on the CPU.
+
+    A single image is run twice: on the CPU, torch 2.15's BatchNorm gives wrong gradients for one map whose gradient
+    comes with channels last, as that of queries, keys and values does.
+    """
+    if len(inputs) == 1:
+        twice = differentiate_gates(model, inputs.repeat(2, 1, 1, 1), labels.repeat(2), groups)
+        return {key: gradient[:1] for key, gradient in twice.items()}
     device = next(model.parameters()).device
     inputs, labels = inputs.to(device), labels.to(device)
     with _evaluating(model), torch.enable_grad(), _gating(model, groups) as gates:
