@@ -12,6 +12,7 @@ from rich.console import Console
 
 from evitlab.cli_heads import heads
 from evitlab.cli_models import bench, profile
+from evitlab.cli_pruning import prune
 from evitlab.cli_training import DataRoot, evaluate, train
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app.command()(profile)
 app.command()(train)
 app.command()(evaluate)
 app.command()(heads)
+app.command()(prune)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
@@ -175,7 +177,8 @@ def show(
         print(json.dumps(names) if as_json else "\n".join(names))
         return
     if name in list_results(results) and name not in _find_studies(results):
-        show_models(read_records(results / name), where=_parse_where(where), mixed=mixed, as_json=as_json)
+        records = read_records(results / name)
+        show_models(records, where=_parse_where(where), mixed=mixed, as_json=as_json, folder=results / name)
         return
     read, records = _load_results(results, name, seed), read_records(results / name)
     chosen = _choose(records, where)
@@ -184,16 +187,24 @@ def show(
 
 @app.command()
 def report(
-    study: Annotated[str | None, typer.Argument(help="Name of a study; none means all studies with results.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="A study, or the folder of a prune; none means all of both with results.")
+    ] = None,
     results: Results = Path("results"),
     where: Where = None,
     seed: Seed = 0,
 ) -> None:
-    """Write table, figures and page of a study anew from its records."""
+    """Write table, figures and page of a study, or of prunings, anew from its records."""
+    from evitlab.report.models_report import list_pruned, select_latest, write_models
     from evitlab.report.study_report import PAGE, write_report
     from evitlab.store import read_records
 
-    for name in [study] if study is not None else _find_studies(results):
+    studies, pruned = _find_studies(results), list_pruned(results)
+    for name in [study] if study is not None else [*studies, *pruned]:
+        if name in pruned and name not in studies:
+            write_models(select_latest(read_records(results / name)), results / name)
+            print(results / name / PAGE)
+            continue
         read, records = _load_results(results, name, seed), read_records(results / name)
         write_report(read, records, _choose(records, where), results / name)
         print(results / name / PAGE)

@@ -76,6 +76,6 @@ def report(records: "list[Record]", desk: "Desk", *, as_json: bool) -> None:
     from evitlab.report.models_report import show_models, write_models
 
     write_models(records, desk.folder)
-    show_models(records, as_json=as_json)
+    show_models(records, as_json=as_json, folder=desk.folder)
     if not as_json:
         Console().print(f"records, tables and figures: {desk.folder}", highlight=False, soft_wrap=True)

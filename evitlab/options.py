@@ -103,7 +103,7 @@ def make_train_settings(
         for step in outer:
             inside = inside.setdefault(step, {})
         inside[last] = value
-    return _check(TrainSettings, plain)
+    return check_fields(TrainSettings, plain)
 
 
 NESTED: dict[str, Any] = {"augmentation": Augmentation, "distillation": Distillation}
@@ -132,10 +132,10 @@ def make_settings(kind: type[Settings], options: Mapping[str, Any]) -> Settings:
             raise UserError(f"{name} cannot be set{suggest(name, allowed)} (allowed: {', '.join(allowed)})")
     nested: dict[str, Any] = {name: value for name, value in options.items() if name in own}
     nested["execution"] = {name: value for name, value in options.items() if name in execution}
-    return _check(kind, nested)
+    return check_fields(kind, nested)
 
 
-def _check(kind: type[Settings], plain: Mapping[str, Any]) -> Settings:
+def check_fields(kind: type[Settings], plain: Mapping[str, Any]) -> Settings:
     """Settings from plain data, or one line that says what is wrong in the user's own words."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)

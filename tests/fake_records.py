@@ -83,6 +83,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "peaks": {"precision": "fp32"},
     "batch_curve": {"largest": 64, "time_limit_s": 60.0},
     "self_test": {"batch_size": 16, "runs": 4},
+    "prune": {"target": "macs", "value": 0.6},
 }
 
 

@@ -23,7 +23,8 @@ from fake_records import (
     requests,
 )
 
-from evitlab.report.html import Page, Picture, find, render_page
+from evitlab.report.html import find, render_page
+from evitlab.report.markup import Page, Picture
 from evitlab.report.tables import select_records, study_table
 
 STUDY = make_study()

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from fake_records import make_config, make_macs, make_record, make_study, make_throughput, make_training, requests
 
-from evitlab.report.html import Page, render_page
+from evitlab.report.html import render_page
+from evitlab.report.markup import Page
 from evitlab.report.tables import select_records, study_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

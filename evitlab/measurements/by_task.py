@@ -4,6 +4,7 @@ from evitlab.measurements.accuracy import Evaluation, TrainResult
 from evitlab.measurements.heads import HeadSimilarity
 from evitlab.measurements.macs import MacCount
 from evitlab.measurements.profile import OperatorProfile, Peaks
+from evitlab.measurements.pruning import Pruning
 from evitlab.measurements.speed import BatchCurve, Match, SelfTest, Throughput
 
 MEASUREMENTS: dict[str, type] = {
@@ -17,4 +18,5 @@ MEASUREMENTS: dict[str, type] = {
     "self_test": SelfTest,
     "evaluate": Evaluation,
     "heads": HeadSimilarity,
+    "prune": Pruning,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from evitlab.report.comparison_figures import paper_differences
 from evitlab.report.comparison_tables import pair_matrix, readable_comparison
 from evitlab.report.frame import to_png
-from evitlab.report.html import Picture, Section
+from evitlab.report.markup import Picture, Section
 from evitlab.report.paper_comparison import Comparison, summarise
 from evitlab.report.tables import to_csv
 from evitlab.store import write_atomically

@@ -9,7 +9,7 @@ from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
 from evitlab.report.evaluation_report import write_attention, write_evaluation
 from evitlab.report.frame import to_png
-from evitlab.report.html import Picture
+from evitlab.report.markup import Picture
 from evitlab.report.training_figures import training_plot
 from evitlab.store import folder_name, measured, write_atomically
 

@@ -21,7 +21,7 @@ from evitlab.report.head_tables import (
     list_networks,
     mean_with_interval,
 )
-from evitlab.report.html import Picture, Section
+from evitlab.report.markup import Picture, Section
 from evitlab.report.tables import to_csv
 from evitlab.store import measured, write_atomically
 

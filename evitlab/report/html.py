@@ -1,61 +1,30 @@
 """One self-contained page for a study: question, expectation, result, conditions, and every repeat behind it."""
 
-import json
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
-from evitlab.records import Environment, Record
+from evitlab.records import Record
+from evitlab.report.markup import (
+    Page,
+    Picture,
+    Section,
+    fill_page,
+    html_conditions,
+    html_facts,
+    html_figure,
+    html_footer,
+    html_repeats,
+    html_section,
+    html_table,
+    smoke_warning,
+    two_lines,
+)
 from evitlab.report.page_data import embed_json, embed_packed, list_networks, list_points
-from evitlab.report.repeats import RAW
 from evitlab.report.tables import readable
-from evitlab.store import measured
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """The words of a page; the study's own, in plain text."""
-
-    study: str
-    question: str
-    source: str
-    expect: str
-    cost: str
-    verdict: str = ""
-    """What somebody concluded from these results, paragraphs apart by an empty line; empty where nobody has."""
-    proxy_note: str = ""
-    """What the accuracies are of, and what not; empty where nothing was trained."""
-    notes: str = ""
-    """Remarks of the study's author, paragraphs apart by an empty line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure on the page."""
-
-    png: bytes
-    alt: str
-    """What the picture shows, for those who cannot see it."""
-    caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of a page with a heading of its own, in plain text."""
-
-    title: str
-    paragraphs: Sequence[str]
-    tables: Mapping[str, pd.DataFrame]
-    """By caption; all cells are text, of which a second line becomes small print."""
-    pictures: Sequence[Picture] = ()
 
 
 def render_page(
@@ -73,37 +42,24 @@ def render_page(
     files by variant, from the page, that it links to; `sections` stand below the figures. Nothing in the page depends
     on when it was made, so equal records give equal pages.
     """
-    template, script = Template(_read("page.html")), _read("page.js")
-    starts = sorted(record.start for record in records)
-    span = f", measured {starts[0]} to {starts[-1]}" if starts else ""
-    return template.substitute(
+    return fill_page(
         title=escape(f"{page.study}: {page.question}"),
         study=escape(page.study),
         question=escape(page.question),
-        facts=_facts(page),
-        warning=_smoke_warning(records),
+        facts=html_facts(page),
+        warning=smoke_warning(records),
         findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
         proxy=_proxy_note(table, page),
         table=_result_table(table),
-        figures="\n".join([*(_figure(picture) for picture in pictures), *_links(files or {})]),
-        sections="\n".join(_section(number, section) for number, section in enumerate(sections)),
+        figures="\n".join([*(html_figure(picture) for picture in pictures), *_links(files or {})]),
+        sections="\n".join(html_section(number, section) for number, section in enumerate(sections)),
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
-        conditions=_conditions(records),
-        repeats="\n".join(_variant_details(variant, records) for variant in table["variant"]),
-        data=embed_json("points", list_points(table)) + embed_packed("networks", list_networks(_done(records))),
-        script=script,
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        footer=escape(f"Made by evitlab from {len(records)} records{span}."),
+        conditions=html_conditions(records),
+        repeats="\n".join(html_repeats(variant, records) for variant in table["variant"]),
+        data=embed_json("points", list_points(table)) + embed_packed("networks", list_networks(records)),
+        footer=html_footer(records),
     )
-
-
-def _read(name: str) -> str:
-    return resources.files("evitlab.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _done(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.status == "ok"]
 
 
 def find(table: pd.DataFrame) -> list[str]:
@@ -146,23 +102,6 @@ def _interval(row: "pd.Series[Any]", name: str, *, scale: float, unit: str) -> s
     return f"{text} (95% interval {low:.1f}-{high:.1f}, n={row['top1_seeds']} seeds)"
 
 
-def _facts(page: Page) -> str:
-    facts = {"Source": page.source, "Expectation": page.expect, "Verdict": page.verdict, "Cost": page.cost}
-    items = (f"<dt>{name}</dt><dd>{_paragraphs(text)}</dd>" for name, text in facts.items() if text.strip())
-    return "<dl>" + "".join(items) + "</dl>"
-
-
-def _paragraphs(text: str) -> str:
-    first, *others = (escape(part.strip()) for part in text.split("\n\n") if part.strip())
-    return first + "".join(f"<p>{part}</p>" for part in others)
-
-
-def _smoke_warning(records: Sequence[Record]) -> str:
-    if not any(record.smoke for record in records):
-        return ""
-    return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
-
-
 def _proxy_note(table: pd.DataFrame, page: Page) -> str:
     if not page.proxy_note:
         return ""
@@ -170,49 +109,11 @@ def _proxy_note(table: pd.DataFrame, page: Page) -> str:
     return f'<p class="note"><strong>{kind}</strong> {escape(page.proxy_note)}</p>'
 
 
-def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
-    """Cells must be escaped already; the first of each row is its header."""
-    head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>\n"
-        for first, *rest in rows
-    )
-    return (
-        f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
-    )
-
-
 def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
-    rows = [[_two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
+    rows = [[two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
     caption = "Small print below a value: its 95% interval."
-    return _html_table(text.columns, rows, caption=caption, kind="results sortable")
-
-
-def _section(number: int, section: Section) -> str:
-    place = f"section{number}"
-    parts = [f"<p>{escape(text)}</p>" for text in section.paragraphs]
-    for caption, table in section.tables.items():
-        rows = [[_two_lines(cell) for cell in row] for row in table.itertuples(index=False)]
-        shown = _html_table(table.columns, rows, caption=caption, kind="sortable")
-        parts.append(f'<div class="wide" role="region" aria-label="{escape(section.title)}" tabindex="0">{shown}</div>')
-    parts += [_figure(picture) for picture in section.pictures]
-    body = "\n".join(parts)
-    return f'<section aria-labelledby="{place}"><h2 id="{place}">{escape(section.title)}</h2>\n{body}</section>'
-
-
-def _two_lines(cell: str) -> str:
-    value, _, interval = escape(cell).partition("\n")
-    return f"{value}<br><small>{interval}</small>" if interval else value
-
-
-def _figure(picture: Picture) -> str:
-    data = b64encode(picture.png).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-    )
+    return html_table(text.columns, rows, caption=caption, kind="results sortable")
 
 
 def _links(files: Mapping[str, Sequence[str]]) -> list[str]:
@@ -228,7 +129,7 @@ def _links(files: Mapping[str, Sequence[str]]) -> list[str]:
         for variant, paths in files.items()
     ]
     caption = "Evaluation of each variant's first seed: its tables and figures, in files beside this page."
-    listed = _html_table(["variant", "files"], rows, caption=caption, kind="text")
+    listed = html_table(["variant", "files"], rows, caption=caption, kind="text")
     return [f'<div class="wide" role="region" aria-label="Evaluations" tabindex="0">{listed}</div>']
 
 
@@ -274,56 +175,3 @@ def _meaning(table: pd.DataFrame, *, notes: str) -> str:
     needed = [text for column, text in rules if table[column].notna().any()]
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in notes.split("\n\n") if text.strip())
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in needed) + f"</ul>{paragraphs}"
-
-
-def _conditions(records: Sequence[Record]) -> str:
-    environments: dict[Environment, list[Record]] = {}
-    for record in records:
-        environments.setdefault(record.environment, []).append(record)
-    columns = [asdict(environment) for environment in environments]
-    rows = [[f"<code>{name}</code>", *(_plain(column[name]) for column in columns)] for name in (columns or [{}])[0]]
-    rows.append(["records", *(str(len(own)) for own in environments.values())])
-    headers = ["field", *(f"environment {number}" for number in range(1, len(columns) + 1))]
-    parts = [_html_table(headers, rows, caption="Machine and software.", kind="text")] if columns else []
-    settings: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        settings.setdefault((record.task, json.dumps(record.settings, sort_keys=True)), []).append(record)
-    rows = [
-        [
-            escape(task),
-            f"<code>{escape(text)}</code>",
-            ", ".join(map(str, sorted({r.seed for r in own}))),
-            str(len(own)),
-        ]
-        for (task, text), own in settings.items()
-    ]
-    caption = "What each task was asked to do."
-    parts.append(_html_table(["task", "settings", "seeds", "records"], rows, caption=caption, kind="text"))
-    wide = [f'<div class="wide" role="region" aria-label="Conditions" tabindex="0">{part}</div>' for part in parts]
-    return "\n".join([*wide, *_group_warning(records)])
-
-
-def _group_warning(records: Sequence[Record]) -> list[str]:
-    timings = [measured(record) for record in records if record.task == "throughput" and record.status == "ok"]
-    groups = {frozenset(timing.group) for timing in timings}
-    if len(groups) < 2:
-        return []
-    return [
-        f'<p class="note">The variants were timed in {len(groups)} groups, one after the other. Compare variants '
-        "of different groups by their speed over the base, not by their images per second.</p>"
-    ]
-
-
-def _plain(value: object) -> str:
-    return "not known" if value is None else escape(str(value))
-
-
-def _variant_details(variant: str, records: Sequence[Record]) -> str:
-    rows = [
-        [escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))]
-        for record in _done(records)
-        if record.variant == variant
-    ]
-    body = _html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
-    name = escape(variant)
-    return f'<details data-variant="{name}"><summary>{name}</summary><div>{body}</div></details>'

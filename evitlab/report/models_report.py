@@ -26,12 +26,13 @@ from evitlab.report.profile_tables import (
     memory_bound_ways,
     render_profile,
 )
+from evitlab.report.pruning_report import draw_prunings, render_prunings, tabulate_prunings, write_page
 from evitlab.report.tables import TableError, to_csv
 from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
 from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
 from evitlab.report.training_figures import training_plot
 from evitlab.report.training_tables import group_runs, render_training, training_table
-from evitlab.store import RECORDS, measured, write_atomically
+from evitlab.store import RECORDS, measured, read_records, write_atomically
 
 
 def list_results(results: Path) -> list[str]:
@@ -39,36 +40,53 @@ def list_results(results: Path) -> list[str]:
     return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.parent.name != "peaks")
 
 
+def list_pruned(results: Path) -> list[str]:
+    """Names of the folders that hold prunings."""
+    names = [path.parent.name for path in results.glob(f"prune_*/{RECORDS}")]
+    return sorted(name for name in names if any(record.task == "prune" for record in read_records(results / name)))
+
+
 def write_models(records: Sequence[Record], folder: Path) -> None:
-    """Tables as CSV and figures as PNG of one run of a command, beside its records, each in one step."""
-    for name, table in _tables(records).items():
+    """Tables as CSV and figures as PNG of one run of a command, beside its records, each in one step; of prunings
+    also a page."""
+    for name, table in _tables(records, folder=folder).items():
         write_atomically(folder / f"{name}.csv", to_csv(table))
     for name, figure in _figures(records).items():
         write_atomically(folder / f"{name}.png", to_png(figure))
+    if pruned := _select(records, "prune"):
+        write_page(pruned, folder)
 
 
 def show_models(
-    records: Sequence[Record], *, where: Mapping[str, Any] | None = None, mixed: bool = False, as_json: bool = False
+    records: Sequence[Record],
+    *,
+    where: Mapping[str, Any] | None = None,
+    mixed: bool = False,
+    as_json: bool = False,
+    folder: Path | None = None,
 ) -> None:
-    """Print what the records hold: all timings in one table, of everything else the latest of each model."""
+    """Print what the records hold: all timings in one table, of everything else the latest of each model.
+
+    `folder` is theirs, where what lies beside it is to be compared.
+    """
     chosen = select_latest([record for record in records if _matches(record, where or {})])
     if not chosen:
         asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
         raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
     if as_json:
-        tables = _tables(chosen, mixed=mixed)
+        tables = _tables(chosen, mixed=mixed, folder=folder)
         print(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
         return
     console = Console()
-    for shown in _render(chosen, mixed=mixed):
+    for shown in _render(chosen, mixed=mixed, folder=folder):
         console.print(shown)
 
 
 def select_latest(records: Sequence[Record]) -> list[Record]:
-    """The latest timing of each model under each set of conditions, each of its trainings, else what is latest."""
+    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
     latest = {}
     for record in records:
-        apart = record.key if record.task in ("throughput", "train") else ""
+        apart = record.key if record.task in ("throughput", "train", "prune") else ""
         latest[record.task, record.variant, apart] = record
     return sorted(latest.values(), key=lambda record: record.start)
 
@@ -87,9 +105,15 @@ def _of(records: Sequence[Record], task: str) -> dict[str, Any]:
     return {record.variant: measured(record) for record in records if record.task == task}
 
 
-def _tables(records: Sequence[Record], *, mixed: bool = False) -> dict[str, pd.DataFrame]:
+def _select(records: Sequence[Record], task: str) -> list[Record]:
+    return [record for record in records if record.task == task]
+
+
+def _tables(records: Sequence[Record], *, mixed: bool = False, folder: Path | None = None) -> dict[str, pd.DataFrame]:
     """Tables by name, in base units."""
-    tables = {}
+    tables: dict[str, pd.DataFrame] = {}
+    if pruned := _select(records, "prune"):
+        tables |= tabulate_prunings(pruned, folder)
     if timings := [record for record in records if record.task == "throughput"]:
         tables["table"] = timing_table(timings, mixed=mixed)
     if trained := [record for record in records if record.task == "train"]:
@@ -132,7 +156,7 @@ def _join(table: str, model: str, records: Sequence[Record]) -> str:
 
 def _figures(records: Sequence[Record]) -> dict[str, Figure]:
     """Figures by name."""
-    figures = {}
+    figures = draw_prunings(pruned) if (pruned := _select(records, "prune")) else {}
     timings = [record for record in records if record.task == "throughput"]
     if len(timings) > 1:
         figures["ratios"] = ratio_plot(timings)
@@ -168,9 +192,11 @@ def _draw_heads(record: Record) -> dict[str, Figure]:
     return figures
 
 
-def _render(records: Sequence[Record], *, mixed: bool) -> list[Table]:
+def _render(records: Sequence[Record], *, mixed: bool, folder: Path | None = None) -> list[Table]:
     """What a person sees in the terminal."""
     shown = []
+    if pruned := _select(records, "prune"):
+        shown += render_prunings(pruned, folder)
     if timings := [record for record in records if record.task == "throughput"]:
         shown.append(render_timing(timing_table(timings, mixed=mixed)))
     if trained := [record for record in records if record.task == "train"]:

@@ -79,6 +79,8 @@ def list_networks(records: Sequence[Record]) -> dict[str, list[tuple[str, str]]]
     """Variant -> the networks that were measured for it, each as its tasks and its config in JSON."""
     found: dict[str, dict[str, list[str]]] = {}
     for record in records:
+        if record.status != "ok":
+            continue
         tasks = found.setdefault(record.variant, {}).setdefault(json.dumps(record.config), [])
         if record.task not in tasks:
             tasks.append(record.task)

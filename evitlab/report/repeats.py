@@ -57,6 +57,15 @@ RAW: dict[str, Callable[[Any], str]] = {
     "heads": lambda result: "; ".join(
         f"{what}: " + ", ".join(map(_known_percent, values)) for what, values in _list_likeness(result).items()
     ),
+    "prune": lambda pruning: (
+        "step: MACs, top-1 after the cut, after fine-tuning: "
+        + "; ".join(_write_step(number, step) for number, step in enumerate(pruning.curve, start=1))
+        + f"; before {pruning.before.top1:.4f}; control, untrained: "
+        + "; ".join(_write_step(number, step) for number, step in enumerate(pruning.control_curve, start=1))
+        + f"; seconds a batch of the original: {_numbers(_average_repeats(pruning.speed_before))}; pruned: "
+        f"{_numbers(_average_repeats(pruning.speed_after))}; speed by MACs left, probed: "
+        + (", ".join(f"{probe.macs_share:.3f}: {probe.ratio:.3f}" for probe in pruning.probes) or "nothing")
+    ),
 }
 """How the repeats of each task are written out."""
 
@@ -75,6 +84,11 @@ def _list_likeness(result: HeadSimilarity) -> dict[str, list[float | None]]:
 
 def _known_percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _write_step(number: int, step: Any) -> str:
+    tuned = "" if step.finetuned is None else f", {step.finetuned.top1:.4f}"
+    return f"{number}: {step.macs:,}, {step.pruned.top1:.4f}{tuned}"
 
 
 def _numbers(values: Iterable[float]) -> str:

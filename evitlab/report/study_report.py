@@ -14,8 +14,9 @@ from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
 from evitlab.report.head_report import write_heads
-from evitlab.report.html import Page, Picture, Section, render_page
+from evitlab.report.html import render_page
 from evitlab.report.knob_figures import find_knob, knob_curves
+from evitlab.report.markup import Page, Picture, Section
 from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
 from evitlab.report.series_figures import KNOB as RATIO

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fake_records import make_macs, make_record, make_throughput, make_training, requests
 
-from evitlab.report.html import Page, render_page
+from evitlab.report.html import render_page
+from evitlab.report.markup import Page
 from evitlab.report.tables import select_records, study_table
 
 NEXT_FRAME = "new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()), 0)))"

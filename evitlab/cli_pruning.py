@@ -1,0 +1,153 @@
+"""The command `prune`. Parse, call, print."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evitlab.cli_options import Device, Json, Knobs, Results, Seed, Smoke, open_desk, report
+from evitlab.cli_training import Data, DataRoot
+
+if TYPE_CHECKING:
+    from evitlab.desk import Desk
+    from evitlab.options import ProcessOptions
+    from evitlab.prunings import Outcome
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="deit_t, swin_t or another name of the zoo (evitlab list), timm's name of the same (timm:NAME), or the "
+        "folder of a saved model. May be left out where --weights is a folder."
+    ),
+]
+WeightsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FOLDER|FILE",
+        help="A model saved by evitlab (results/train_MODEL/weights/seed0), or a checkpoint of timm's network: "
+        ".safetensors, or .pth with plain weights. With none, and without --pretrained, a small network is trained "
+        "first.",
+    ),
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download timm's weights; needs --data imagenet.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="KIND=VALUE",
+        help="macs=0.6 or params=0.6: share that is left; throughput=1.25: measured speed over the original's. Each "
+        "makes a row of its own; default macs=0.6; may repeat.",
+    ),
+]
+Steps = Annotated[int, typer.Option(min=1, help="Cuts, each scored anew, equal factors of cost apart.")]
+Finetune = Annotated[float, typer.Option(min=0, help="Epochs of fine-tuning after each cut; 0: none.")]
+Importance = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="taylor: gradient of a gate on each channel, squared per mini-batch (Molchanov et al., 2019); "
+        "taylor-sample: squared per image; taylor-accumulated: summed first; magnitude: of weights; random.",
+    ),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="FIELD=VALUE",
+        help="Of the pruning: score_images, score_batch_size, by_cost=false, min_qk, min_v, min_ffn, "
+        "finetune_learning_rate, tolerance, timing_batch_size, timing_seconds. Of the trainings: recipe=NAME or any of "
+        "its fields, train_images, val_images. Of the process: threads, allocator. May repeat.",
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Whole prunings, with seeds from --seed on; several give an interval.")]
+
+
+def prune(
+    model: Model = None,
+    weights: WeightsFrom = None,
+    pretrained: Pretrained = False,
+    target: Targets = None,
+    steps: Steps = 5,
+    finetune: Finetune = 1.0,
+    importance: Importance = "taylor",
+    data: Data = None,
+    data_root: DataRoot = None,
+    options: With = None,
+    knobs: Knobs = None,
+    seeds: Seeds = 1,
+    results: Results = Path("results"),
+    device: Device = "cpu",
+    seed: Seed = 0,
+    smoke: Smoke = False,
+    as_json: Json = False,
+) -> None:
+    """Prune QK, V and FFN channels of a network, each block for itself, and an untrained network beside it.
+
+    Channels that matter least for the cost that they save go first. The control
+    shows what of the pattern is not owed to training. Tables, figures, page and
+    records are kept in results/prune_MODEL; weights/TARGET-seedN there is a model
+    for every other command. Killed at any moment, the same command goes on.
+
+    Examples:
+
+    evitlab prune deit_t
+
+    evitlab prune swin_t --target macs=0.7 --target macs=0.5 --seeds 3
+
+    evitlab prune deit_t --weights results/train_deit_t/weights/seed0 --data tiny-imagenet --data-root DIR
+
+    evitlab prune deit_t --pretrained --data imagenet --data-root DIR --target throughput=1.25 --device cuda
+    """
+    from evitlab.problems import UserError
+
+    name = _choose_model(model, weights)
+    named = {"steps": steps, "finetune": finetune, "importance": importance}
+    named |= {"data": data or ["shapes"], "data_root": data_root, "seeds": range(seed, seed + seeds), "smoke": smoke}
+    trains = weights is None and not pretrained and not Path(name).is_dir()
+    process, asked = _read(options, target or ["macs=0.6"], trains=trains, **named)
+    source = {"model": name, "weights": weights, "pretrained": pretrained}
+    with open_desk("prune", [name], process, results, device=device, seed=seed, smoke=smoke) as desk:
+        outcome = _run(desk, asked, source, knobs)
+        if not any(record.task == "prune" for record in outcome.records):
+            raise UserError("; ".join(outcome.failures))
+    report(outcome.records, desk, as_json=as_json)
+    for failure in outcome.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    raise typer.Exit(1 if outcome.failures else 0)
+
+
+def _choose_model(model: str | None, weights: Path | None) -> str:
+    from evitlab.problems import UserError
+
+    if model is not None:
+        return model
+    if weights is None or not weights.is_dir():
+        raise UserError("prune needs a model, such as deit_t, or --weights with the folder of a saved one")
+    return str(weights)
+
+
+def _read(options: list[str] | None, targets: list[str], **others: Any) -> "tuple[ProcessOptions, dict[str, Any]]":
+    """What the user set: for the whole process, and for the prunings."""
+    from evitlab.options import parse_pairs, take_process_options
+    from evitlab.pruning_settings import make_prune_settings, parse_targets
+
+    chosen = parse_pairs(options or [], option="--with")
+    process = take_process_options(chosen)
+    settings, training = make_prune_settings(chosen, **others)
+    return process, {"targets": parse_targets(targets), "settings": settings, "training": training}
+
+
+def _run(desk: "Desk", asked: dict[str, Any], source: dict[str, Any], knobs: list[str] | None) -> "Outcome":
+    from evitlab.options import parse_pairs
+    from evitlab.pruning_weights import Wanted
+    from evitlab.prunings import Order, prune_targets
+
+    wanted = Wanted(knobs=parse_pairs(knobs or [], option="--set"), training=asked["training"], **source)
+    order = Order(wanted=wanted, targets=asked["targets"], settings=asked["settings"])
+    return prune_targets(desk, order, say=_say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
