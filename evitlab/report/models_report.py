@@ -51,10 +51,11 @@ def write_models(records: Sequence[Record], folder: Path) -> None:
     also a page."""
     for name, table in _tables(records, folder=folder).items():
         write_atomically(folder / f"{name}.csv", to_csv(table))
-    for name, figure in _figures(records).items():
-        write_atomically(folder / f"{name}.png", to_png(figure))
+    pictures = {name: to_png(figure) for name, figure in _figures(records).items()}
+    for name, png in pictures.items():
+        write_atomically(folder / f"{name}.png", png)
     if pruned := _select(records, "prune"):
-        write_page(pruned, folder)
+        write_page(pruned, pictures, folder)
 
 
 def show_models(

@@ -1,6 +1,6 @@
 """Everything that prunings leave for people: tables, figures and a page, written from their records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from rich.table import Table
 from evitlab.measurements.pruning import Pruning
 from evitlab.paper import PRUNED_TOP1
 from evitlab.records import Record
-from evitlab.report.frame import to_png
 from evitlab.report.markup import (
     Page,
     Picture,
@@ -92,13 +91,12 @@ def render_prunings(records: Sequence[Record], folder: Path | None = None) -> li
     return [*shown, render_summary(records), render_claims(claim_table(records, _find_others(records, folder)))]
 
 
-def write_page(records: Sequence[Record], folder: Path) -> None:
-    """Write the page beside the records and the figures, which are in it, in one step."""
-    pictures = {name: to_png(figure) for name, figure in draw_prunings(records).items()}
+def write_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder: Path) -> None:
+    """Write the page beside the records in one step; of `pictures`, PNG by name, it holds those of `draw_prunings`."""
     write_atomically(folder / PAGE, render_page(records, pictures, folder))
 
 
-def render_page(records: Sequence[Record], pictures: dict[str, bytes], folder: Path) -> str:
+def render_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder: Path) -> str:
     """The page as one HTML text: no network, no script, images inside, everything escaped."""
     names = list(dict.fromkeys(record.variant for record in records))
     question = f"Which channels does pruning leave of {', '.join(names)}, and would it leave them untrained?"
@@ -157,14 +155,18 @@ def _note_origin(records: Sequence[Record]) -> str:
     return "".join(f'<p class="note"><strong>Weights.</strong> {escape(origin)}.</p>' for origin in origins)
 
 
-def _show(pictures: dict[str, bytes]) -> list[str]:
+def _show(pictures: Mapping[str, bytes]) -> list[str]:
     words = {
         "channels": ("Channels over the embedding width by block, of QK, V and FFN, beside the untrained control's.",
                      "As the paper's Fig. 5. Dashed grey: the same procedure on an untrained network."),
         "steps": ("Top-1 against the MACs left, step by step, beside the untrained control's.",
                   "Open markers right after a cut, filled after fine-tuning; bars: 95% intervals."),
     }  # fmt: skip
-    return [html_figure(Picture(png=png, alt=words[name][0], caption=words[name][1])) for name, png in pictures.items()]
+    return [
+        html_figure(Picture(png=pictures[name], alt=alt, caption=caption))
+        for name, (alt, caption) in words.items()
+        if name in pictures
+    ]
 
 
 def _claims_to_html(claims: pd.DataFrame) -> str:
