@@ -57,5 +57,5 @@ def test_a_record_comes_back_from_its_line():
     assert back.to_json() == line
     assert set(MEASUREMENTS) == {
         "macs", "throughput", "operators", "match", "train", "peaks", "batch_curve", "self_test", "evaluate",
-        "prune",
+        "prune", "heads",
     }  # fmt: skip

@@ -268,7 +268,7 @@ def test_a_folder_not_writable_is_named(tmp_path, monkeypatch):
             changed(environment={}),
             r"line 2: environment\.device: required, but missing; environment\.device_n",
         ),
-        (changed(task="heads"), r"line 2: task: must be one of macs, throughput, .*, but got 'heads'"),
+        (changed(task="tails"), r"line 2: task: must be one of macs, throughput, .*, but got 'tails'"),
         (changed(measurement=None), r"line 2: measurement\.the whole: must be a mapping, but got None"),
         (changed(schema=0), rf"line 2: schema: must be {SCHEMA}, but got 0"),
         (changed(schema=1), rf"line 2: schema 1 is older than {SCHEMA}: move the file away and measure again"),
