@@ -20,8 +20,9 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
     if train_settings.proxy is None:
         return replace(config, num_classes=num_classes)
     own = variant.make_config()
-    factor = config.stages[0].width / own.stages[0].width
-    proxy = variant.with_knobs(**train_settings.proxy, num_classes=num_classes)
+    knobs = {knob: value for knob, value in train_settings.proxy.items() if knob != "scale"}
+    factor = train_settings.proxy.get("scale", 1) * config.stages[0].width / own.stages[0].width
+    proxy = variant.with_knobs(**knobs, num_classes=num_classes)
     kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
     if set(kept) != {1.0} and "depth" not in train_settings.proxy:
         depths = [round(depth * share) for depth, share in zip(variant.depths, kept, strict=True)]
@@ -43,6 +44,7 @@ def read_data(study: Study, *, on_progress: Callable[[float], None]) -> None:
     if settings.data != "shapes":  # drawn when needed
         check_data(settings.data, root=find_root(settings))
     variants = [variant for variant in study.variants() if variant.name not in study.references]
+    variants = variants or [study.base]  # a search's proposals come later, of the same image size
     for height, _ in {make_proxy(study, variant, variant.make_config()).image_size for variant in variants}:
         decode_images(settings, image_size=height, on_progress=on_progress)
 

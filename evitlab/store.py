@@ -105,7 +105,7 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def measured(record: Record) -> Any:
-    """The measurement of an `ok` record, as its task's dataclass in `MEASUREMENTS`."""
+    """The measurement of an `ok` or `stopped` record, as its task's dataclass in `MEASUREMENTS`."""
     return _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
 
 
@@ -227,7 +227,7 @@ def _parse(line: bytes, *, where: str) -> Record:
 def _check_measurement(record: Record, *, where: str) -> None:
     if record.task not in MEASUREMENTS:
         raise StoreError(f"{where}: task: must be one of {', '.join(MEASUREMENTS)}, but got {record.task!r}")
-    if record.status == "failed":
+    if record.status in ("failed", "infeasible"):
         return
     try:
         _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)

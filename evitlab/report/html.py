@@ -204,7 +204,7 @@ def _failures(table: pd.DataFrame, records: Sequence[Record]) -> str:
         f"<details><summary>{escape(record.variant)}, {escape(record.task)}, seed {record.seed}</summary>"
         f"<div><pre>{escape(record.error or '')}</pre></div></details>"
         for record in records
-        if record.status == "failed"
+        if record.status != "ok"
     )
     return (
         f'<section aria-labelledby="missing"><h2 id="missing">Not measured</h2>\n<ul>{items}</ul>\n{errors}</section>'
@@ -280,7 +280,7 @@ def _plain(value: object) -> str:
 
 
 def _variant_details(variant: str, records: Sequence[Record]) -> str:
-    own = [record for record in records if record.variant == variant and record.status == "ok"]
+    own = [r for r in records if r.variant == variant and r.status in ("ok", "stopped")]
     rows = []
     configs: dict[str, list[str]] = {}
     for record in own:
