@@ -135,6 +135,10 @@ class Study:
         expanded = [*expand(self.file.grid, self.file.variants), *self.found]
         return [self.vary(name, changes) for name, changes in expanded]
 
+    def found_rows(self) -> list[Variant]:
+        """The variants that a search has proposed."""
+        return [self.vary(name, changes) for name, changes in self.found]
+
     def vary(self, name: str, changes: Mapping[str, Any]) -> Variant:
         """The variant with these changes to the base."""
         return _vary(self.base, self.match, name, changes)

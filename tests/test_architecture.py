@@ -19,8 +19,8 @@ LAYERS: dict[str, list[str]] = {
         "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.by_task",
-        "curves", "recipes", "bounds", "records", "search", "settings", "yamlfile", "options", "checks", "study", "store",
-        "drawings", "domination", "gate", "cores", "stopping",
+        "curves", "recipes", "bounds", "records", "search", "settings", "yamlfile", "options", "checks", "study",
+        "store", "drawings", "domination", "gate", "cores", "stopping", "identity",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
@@ -49,7 +49,7 @@ LAYERS: dict[str, list[str]] = {
         "proxies", "subnetworks", "judging", "tasks", "attempts", "runner", "storages", "workers", "sampling", "trials",
         "sweep", "desk", "bench", "trainings",
     ],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli", "__main__"],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli_sweeps", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],
