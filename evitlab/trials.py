@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from evitlab.checks import expand
 from evitlab.identity import hash_asked, identify, make_lost_record, name_trials, objectives
 from evitlab.records import RECORD, Record, digest
-from evitlab.sampling import choose_by, propose, to_choice
-from evitlab.search import draw_changes, fit_heads, name_proposal
+from evitlab.sampling import propose, to_choice
+from evitlab.search import fit_heads, name_proposal
 from evitlab.storages import Storage
 from evitlab.study import Study, Variant
 from evitlab.workers import OWNER, RETRIES, Watch, describe_worker
@@ -65,6 +66,8 @@ class Trials:
         self._watch = Watch()
         self._held: dict[int, Claim] = {}
         self._begun = False
+        self._described: dict[str, dict[str, Any]] = {}
+        self._named = [study.vary(*each) for each in expand(study.file.grid, study.file.variants)]
         self.optuna = storage.patiently(self._create)
 
     def _create(self) -> optuna.Study:
@@ -98,48 +101,40 @@ class Trials:
         before = dict(self._held)
         try:
             with self.storage.exclusive(self.name, self._check):
-                self._take_back()
-                self._queue()
-                while len(claims) < most and (claim := self._next()):
+                trials = self.read()
+                if self._take_back(trials):
+                    trials = self.read()
+                if self._queue(trials):
+                    trials = self.read()
+                for trial in trials:
+                    if trial.state == WAITING and len(claims) < most:
+                        claims += self._start(trial, trials)
+                while len(claims) < most and (claim := self._propose()):
                     claims.append(claim)
         except BaseException:
             self._held = before  # the next section finds the trials, and gives them back
             raise
+        self._begun = True
         return claims
 
-    def _next(self) -> Claim | None:
-        while self.read(WAITING):
-            trial = self.optuna.ask()
-            known = dict(self.optuna.get_trials(deepcopy=False)[trial.number].user_attrs)
-            changes = self._suggest(trial, known)
-            variant = self.study.vary(known[VARIANT], changes)
-            if not self._is_taken(variant, known[NETWORK], trial.number):
-                return self._mark(trial, variant)
-            self._end(trial.number, "duplicate")
-        return self._propose()
+    def _start(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[Claim]:
+        """Claim a queued trial; nothing where its network is at work or done after all."""
+        own = trial.user_attrs
+        variant = self.study.vary(own[VARIANT], json.loads(own[CHANGES]))
+        self.optuna._storage.set_trial_state_values(trial._trial_id, RUNNING)
+        if self._is_taken(variant, trial, trials):
+            self._end(trial._trial_id, "duplicate")
+            return []
+        return [self._mark(trial.number, trial._trial_id, variant)]
 
-    def _suggest(self, trial: optuna.Trial, known: Mapping[str, Any]) -> dict[str, Any]:
-        """The queued changes; a grid's knobs become the trial's parameters."""
-        grid = self.study.file.grid
-        changes = dict(json.loads(known[CHANGES]))
-        if grid is not None:
-            for knob, values in grid.items():
-                trial.suggest_categorical(knob, [to_choice(value) for value in values])
-        elif known.get(SAMPLED) and self.study.file.search is not None:
-            search = self.study.file.search
-            draw_changes(search, choose_by(trial))
-        elif self.study.file.search is None:
-            trial.suggest_categorical("variant", [name for name, _ in expand(None, self.study.file.variants)])
-        return changes
-
-    def _is_taken(self, variant: Variant, network: str, number: int) -> bool:
+    def _is_taken(self, variant: Variant, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         """Whether another trial of the same network, asked for the same, is at work or done."""
-        asked = hash_asked(self.study, variant)
-        for trial in self.read():
-            own = trial.user_attrs
-            if trial.number == number or own.get(ASKED) != asked or own.get(NETWORK) != network:
+        for other in trials:
+            own = other.user_attrs
+            if other.number == trial.number or any(own.get(n) != trial.user_attrs[n] for n in (ASKED, NETWORK)):
                 continue
-            if trial.state == RUNNING or (own.get(OUTCOME) in DONE and not self._is_missing_here(variant)):
+            at_work = other.state == RUNNING or (other.state == WAITING and other.number in self._held)
+            if at_work or (own.get(OUTCOME) in DONE and not self._is_missing_here(variant)):
                 return True
         return False
 
@@ -147,12 +142,13 @@ class Trials:
         search = self.study.file.search
         if search is None:
             return None
-        sampled = [trial.user_attrs for trial in self.read() if trial.user_attrs.get(SAMPLED)]
+        trials = self.read()
+        sampled = [trial.user_attrs for trial in trials if trial.user_attrs.get(SAMPLED)]
         looked = {own[VARIANT] for own in sampled if own.get(OUTCOME) not in ("duplicate", "withdrawn")}
         outside = {own[VARIANT] for own in sampled if own.get(OUTCOME) == "infeasible"}
         if len(looked - outside) >= search.variants or len(looked) >= search.most:
             return None
-        networks = {trial.user_attrs.get(NETWORK) for trial in self.read()}
+        networks = {trial.user_attrs.get(NETWORK) for trial in trials}
         proposal = propose(
             self.optuna,
             search,
@@ -167,143 +163,163 @@ class Trials:
         for name, value in self._describe(variant).items():
             trial.set_user_attr(name, value)
         trial.set_user_attr(SAMPLED, True)
-        return self._mark(trial, variant)
+        return self._mark(trial.number, trial._trial_id, variant)
 
     def _fit(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         return fit_heads(changes, str(changes.get("base", self.study.base.network)))
 
-    def _mark(self, trial: optuna.Trial, variant: Variant) -> Claim:
-        since = datetime.now(UTC).isoformat()
-        trial.set_user_attr(OWNER, describe_worker(environment=self._environment, since=since))
-        claim = Claim(number=trial.number, trial_id=trial._trial_id, variant=variant)
-        self._held[trial.number] = claim
-        return claim
+    def _mark(self, number: int, trial_id: int, variant: Variant) -> Claim:
+        owner = describe_worker(environment=self._environment, since=datetime.now(UTC).isoformat())
+        self.optuna._storage.set_trial_user_attr(trial_id, OWNER, owner)
+        self._held[number] = Claim(number=number, trial_id=trial_id, variant=variant)
+        return self._held[number]
 
     def _describe(self, variant: Variant) -> dict[str, Any]:
-        return {
-            VARIANT: variant.name,
-            CHANGES: json.dumps(dict(variant.changes)),
-            ASKED: hash_asked(self.study, variant),
-            NETWORK: identify(self.study, variant.changes),
-        }
+        """What a trial says of its variant; reckoned once, as every claim looks at every variant."""
+        if variant.name not in self._described:
+            self._described[variant.name] = {
+                VARIANT: variant.name,
+                CHANGES: json.dumps(dict(variant.changes)),
+                ASKED: hash_asked(self.study, variant),
+                NETWORK: identify(self.study, variant.changes),
+            }
+        return self._described[variant.name]
 
-    def _queue(self) -> None:
-        """Queue every variant that is neither at work nor done. What failed is queued by a worker that starts when no
-        other is at work: that is a new attempt, and not a share in the old one."""
-        trials = self.read()
+    def _queue(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Queue every variant that is neither at work nor done, and say whether there was one.
+
+        What failed is queued by a worker that starts when no other is at work: that is a new attempt, and not a share
+        in the old one.
+        """
         fresh = not self._begun and not any(trial.state == RUNNING for trial in trials)
-        for variant in [self.study.vary(*each) for each in expand(self.study.file.grid, self.study.file.variants)]:
-            self._queue_one(variant, trials, fresh=fresh)
-        seen = set()
+        own: dict[tuple[Any, Any], list[FrozenTrial]] = {}
         for trial in trials:
-            own = trial.user_attrs
-            if own.get(SAMPLED) and VARIANT in own and own[VARIANT] not in seen:
-                seen.add(own[VARIANT])
-                variant = self.study.vary(own[VARIANT], json.loads(own[CHANGES]))
-                self._queue_one(variant, trials, fresh=fresh, parameters=trial.params)
-        self._begun = True
+            own.setdefault((trial.user_attrs.get(VARIANT), trial.user_attrs.get(ASKED)), []).append(trial)
+        queued = False
+        for variant in self._named:
+            asked = self._describe(variant)
+            if self._is_due(variant, own.get((variant.name, asked[ASKED]), []), fresh=fresh):
+                self.optuna.add_trial(self._make_trial(variant))
+                queued = True
+        for name, changes in dict(self.find_proposals(trials)).items():
+            variant = self.study.vary(name, changes)
+            attempts = own.get((name, self._describe(variant)[ASKED]), [])
+            if self._is_due(variant, attempts, fresh=fresh):
+                first = next(trial for trial in trials if trial.user_attrs.get(VARIANT) == name)
+                self.optuna.add_trial(
+                    optuna.trial.create_trial(
+                        state=WAITING,
+                        params=first.params,
+                        distributions=first.distributions,
+                        user_attrs=self._describe(variant) | {SAMPLED: True},
+                    )
+                )
+                queued = True
+        return queued
 
-    def _queue_one(
-        self,
-        variant: Variant,
-        trials: Sequence[FrozenTrial],
-        *,
-        fresh: bool,
-        parameters: Mapping[str, Any] | None = None,
-    ) -> None:
-        asked = hash_asked(self.study, variant)
-        own = [t for t in trials if t.user_attrs.get(VARIANT) == variant.name and t.user_attrs.get(ASKED) == asked]
-        if any(trial.state in (RUNNING, WAITING) for trial in own):
-            return
-        outcomes = [trial.user_attrs.get(OUTCOME) for trial in own]
+    def _is_due(self, variant: Variant, attempts: Sequence[FrozenTrial], *, fresh: bool) -> bool:
+        """Whether a variant must be queued, after these trials of it."""
+        if any(trial.state in (RUNNING, WAITING) for trial in attempts):
+            return False
+        outcomes = [trial.user_attrs.get(OUTCOME) for trial in attempts]
         ended = [outcome for outcome in outcomes if outcome in (*DONE, "failed")]
-        if ended and ended[-1] in DONE and not (fresh and self._is_missing_here(variant)):
-            return
-        if ended and ended[-1] == "failed" and not fresh:
-            return
-        attributes = self._describe(variant) | ({} if parameters is None else {SAMPLED: True})
-        self.optuna.enqueue_trial(dict(parameters or self._choices(variant)), user_attrs=attributes)
+        if not ended:
+            return True
+        return fresh and (ended[-1] == "failed" or self._is_missing_here(variant))
+
+    def _make_trial(self, variant: Variant) -> FrozenTrial:
+        """A queued trial of a grid's or a named variant: the grid's knobs, or its name, as Optuna's parameters."""
+        file = self.study.file
+        choices: dict[str, list[Any]] = {}
+        if file.grid is not None:
+            choices = {knob: [to_choice(value) for value in values] for knob, values in file.grid.items()}
+        elif file.search is None:  # samplers cross what has all parameters: beside a search, a name must not be one
+            choices = {"variant": list(file.variants or ())}
+        changes = {**variant.changes, "variant": variant.name}
+        return optuna.trial.create_trial(
+            state=WAITING,
+            params={name: to_choice(changes[name]) for name in choices},
+            distributions={name: CategoricalDistribution(values) for name, values in choices.items()},
+            user_attrs=self._describe(variant),
+        )
 
     def _is_missing_here(self, variant: Variant) -> bool:
         return self.alone and self._is_missing(variant)
 
-    def _choices(self, variant: Variant) -> dict[str, Any]:
-        """A variant as Optuna's parameters: the grid's knobs, or the name of a named variant."""
-        if self.study.file.search is not None:
-            return {}  # samplers cross what has all parameters: a named variant must not be among them
-        if self.study.file.grid is None:
-            return {"variant": variant.name}
-        return {knob: to_choice(value) for knob, value in variant.changes.items()}
-
-    def _take_back(self) -> None:
-        """End the trials of workers that are gone, to be queued again, or recorded as failed after too many."""
-        for trial in self.read(RUNNING):
+    def _take_back(self, trials: Sequence[FrozenTrial]) -> bool:
+        """End the trials of workers that are gone, to be queued again, or recorded as failed after too many; whether
+        there was one."""
+        ended = False
+        for trial in trials:
             own = trial.user_attrs
-            if trial.number in self._held:
+            if trial.state != RUNNING or trial.number in self._held:
                 continue
+            ended = True
             if OWNER not in own or VARIANT not in own:  # claims are marked before the section ends
-                self._end(trial.number, "withdrawn")
-            elif self.alone or describe_worker().items() <= own[OWNER].items():  # this worker's, of a broken section
-                self._end(trial.number, "lost" if self.alone else "withdrawn")
+                self._end(trial._trial_id, "withdrawn")
+            elif self.alone:
+                self._end(trial._trial_id, "lost")
+            elif describe_worker().items() <= own[OWNER].items():  # this worker's own, of a section that broke
+                self._end(trial._trial_id, "withdrawn")
             elif self._watch.is_dead(trial._trial_id, own):
-                self._end_lost(trial)
+                self._end_lost(trial, trials)
+        return ended
 
-    def _end_lost(self, trial: FrozenTrial) -> None:
+    def _end_lost(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
         own = trial.user_attrs
-        same = [t.user_attrs for t in self.read() if t.user_attrs.get(VARIANT) == own[VARIANT]]
+        same = [t.user_attrs for t in trials if t.user_attrs.get(VARIANT) == own[VARIANT]]
         outcomes = [each.get(OUTCOME) for each in same if each.get(ASKED) == own[ASKED]]
         recent = outcomes[max((i for i, o in enumerate(outcomes) if o in (*DONE, "failed")), default=-1) + 1 :]
         if recent.count("lost") < RETRIES:
-            self._end(trial.number, "lost")
+            self._end(trial._trial_id, "lost")
             return
         reason = f"its worker died {RETRIES + 1} times, such as by kill -9 or for want of memory"
         variant = self.study.vary(own[VARIANT], json.loads(own[CHANGES]))
         record = make_lost_record(self.study, variant, own[OWNER], reason)
-        self._end(trial.number, "failed", records=[record.to_json()])
+        self._end(trial._trial_id, "failed", records=[record.to_json()])
 
     def finish(
         self, claim: Claim, outcome: str, *, records: Sequence[Record], values: Mapping[str, float] | None = None
     ) -> None:
         """Publish what a variant came to; nothing where another worker has taken it over."""
         lines = [record.to_json() for record in records]
-        self.storage.patiently(lambda: self._end(claim.number, outcome, records=lines, values=values), self._check)
+        self.storage.patiently(lambda: self._end(claim.trial_id, outcome, records=lines, values=values), self._check)
         self._held.pop(claim.number, None)
 
     def release(self, claims: Iterable[Claim]) -> None:
         """Give back what is not done, for others to do or for the next start."""
         for claim in claims:
             if claim.number in self._held:
-                self._end(claim.number, "released")
+                self._end(claim.trial_id, "released")
                 del self._held[claim.number]
 
     def _end(
         self,
-        number: int,
+        trial_id: int,
         outcome: str,
         *,
         records: Sequence[str] = (),
         values: Mapping[str, float] | None = None,
     ) -> None:
-        trial_id = self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
+        """Write what a trial came to, then end it; nothing where it has ended already. May be done twice."""
+        storage = self.optuna._storage
         try:
             for name, value in ((RECORDS, list(records)), ("values", values), (OUTCOME, outcome)):
                 if value:
-                    self.optuna._storage.set_trial_user_attr(trial_id, name, value)
-            named = self.study.file.search is not None and not self._get(trial_id).user_attrs.get(SAMPLED)
+                    storage.set_trial_user_attr(trial_id, name, value)
+            named = self.study.file.search is not None and not storage.get_trial(trial_id).user_attrs.get(SAMPLED)
             if outcome == "ok" and values is not None and not named:
-                self.optuna.tell(number, [values[name] for name, _ in objectives(self.study)])
+                told = [float(values[name]) for name, _ in objectives(self.study)]
+                storage.set_trial_state_values(trial_id, TrialState.COMPLETE, told)
             else:  # samplers keep away from what was given up, and do not learn from what they could not propose
-                pruned = outcome in DONE
-                self.optuna.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+                storage.set_trial_state_values(trial_id, TrialState.PRUNED if outcome in DONE else TrialState.FAIL)
         except UpdateFinishedTrialError:
             return
 
-    def _get(self, trial_id: int) -> FrozenTrial:
-        return self.optuna._storage.get_trial(trial_id)
-
-    def find_proposals(self) -> list[tuple[str, dict[str, Any]]]:
+    def find_proposals(self, trials: Sequence[FrozenTrial] | None = None) -> list[tuple[str, dict[str, Any]]]:
         """Name and changes of all that has been proposed, in order."""
-        proposed = [trial.user_attrs for trial in self.read() if trial.user_attrs.get(SAMPLED)]
+        trials = self.read() if trials is None else trials
+        proposed = [trial.user_attrs for trial in trials if trial.user_attrs.get(SAMPLED)]
         return [(own[VARIANT], json.loads(own[CHANGES])) for own in proposed if VARIANT in own]
 
     def publish(self, record: Record) -> None:
