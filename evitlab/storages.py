@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 PATIENCE_S = 180.0
 """A database that does not answer, as while it restarts, is waited for so long."""
 POLL_S = 0.05
+DRIVER = "postgresql+psycopg2"
+"""Of the extra `postgres`, unless the URL names another; SQLAlchemy's own choice depends on its version."""
 ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
@@ -80,9 +82,8 @@ class Storage:
         """Inside, an error of the database is one message that names the storage and holds no password."""
         try:
             yield
-        except ModuleNotFoundError as error:
-            extra = "pip install 'evitlab[postgres]'"
-            raise SweepError(f"{self.label}: needs the package {error.name}: {extra}") from None
+        except ImportError:
+            raise SweepError(f"{self.label}: needs a driver: pip install 'evitlab[postgres]'") from None
         except ERRORS as error:
             cause = (error.__cause__ or error).args
             reason = self.hide(f"{cause[0] if cause else error}".strip().splitlines()[0])
@@ -170,14 +171,14 @@ def _parse(asked: str) -> URL | None:
         raise SweepError(f"--storage must be {allowed}, but got a {shorten(kind)} URL that cannot be read") from None
     if url.get_backend_name() not in ("postgresql", "sqlite"):
         raise SweepError(f"--storage must be {allowed}, but got one of {shorten(kind)}")
-    return url
+    return url.set(drivername=DRIVER) if url.drivername == "postgresql" else url
 
 
 def _label(url: URL) -> str:
     """The address without what may be secret."""
     if url.get_backend_name() == "sqlite":
         return url.database or "sqlite"
-    return url.set(username=None, password=None, query={}).render_as_string()
+    return URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database).render_as_string()
 
 
 def _secrets(url: URL | None) -> list[str]:

@@ -14,11 +14,11 @@ from test_runner import PEAKS, TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
+from evitlab.identity import objectives
 from evitlab.runner import Lab, find_missing
+from evitlab.storages import SweepError
 from evitlab.store import read_records
 from evitlab.study import load_study
-from evitlab.identity import objectives
-from evitlab.storages import SweepError
 from evitlab.sweep import lock_folder, open_local, open_trials, run_study
 
 
