@@ -1,13 +1,17 @@
 """What is wrong with a study beyond the types of its fields: contradictions, and networks that cannot be built."""
 
 import itertools
+import json
 from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
+from evitlab.search import SearchSettings, find_proposal_problems, find_search_contradictions, fit_heads
 from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks, choose_proxy
 
 BASE = "base"
@@ -15,6 +19,8 @@ BASE = "base"
 
 NO_KNOBS = ("base", "speedup")
 """What a variant may also set: the network that it starts from, and a target speed of its own."""
+
+_SEARCH = TypeAdapter(SearchSettings)
 
 
 def split_base(base: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -70,12 +76,39 @@ def find_contradictions(file: StudyFile) -> list[str]:
         got = f"min_rounds={throughput.min_rounds}"
         problems.append(f"tasks.throughput.min_rounds: must be at most {throughput.max_rounds=}, but got {got}")
     problems += _find_paper_contradictions(file)
+    problems += _find_sweep_contradictions(file)
+    return problems
+
+
+def _find_sweep_contradictions(file: StudyFile) -> list[str]:
+    """Search, limits and stopping beside the tasks that they need."""
+    problems = find_search_contradictions(file.search, file.limits)
+    needs: list[tuple[str, bool, str]] = []
+    if file.limits is not None:
+        needs += [(f"limits.{task}", getattr(file.limits, task) is not None, task) for task in ("throughput", "macs")]
+    if file.stop is not None:
+        needs += [("stop", True, "train"), ("stop", True, "throughput")]
+    if file.search is not None:
+        needs += [("search", file.tasks.throughput is None and file.tasks.train is None, "macs")]
+    for place, asked, task in needs:
+        if asked and getattr(file.tasks, task) is None:
+            problems.append(f"{place}: needs the task {task}, but there is none")
+    proxy = (file.tasks.train.proxy if file.tasks.train is not None else None) or {}
+    scale = proxy.get("scale", 1.0)
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale <= 1:
+        problems.append(f"tasks.train.proxy.scale: must be a number above 0, at most 1, but got {scale!r}")
+    if {"scale", "width"} <= set(proxy):
+        problems.append("tasks.train.proxy: scale and width both set the width; give one of them")
+    if file.search is not None and file.grid is not None:
+        problems.append("grid, search: a study must have one of them, but got both")
+    if file.search is not None and file.match is not None:
+        problems.append("match, search: a search sets each width itself, so a study must have one of them")
     return problems
 
 
 def _find_variant_contradictions(file: StudyFile) -> list[str]:
     problems = []
-    if (file.grid is None) == (file.variants is None):
+    if file.search is None and (file.grid is None) == (file.variants is None):
         got = "neither" if file.grid is None else "both"
         problems.append(f"grid, variants: a study must have one of them, but got {got}")
     if file.grid is not None and (not file.grid or not all(file.grid.values())):
@@ -142,6 +175,8 @@ def find_network_problems(data: Mapping[str, Any]) -> list[str]:
     for place, network in [] if problems else _networks(data, base):
         problems += _find_knob_problems(network, place)
     problems += [] if problems else _find_proxy_gaps(data, base)
+    for place, network in [] if problems else _proposals(data, base):
+        problems += _find_knob_problems(network, place)
     for network in [] if problems else _proxies(data, base):
         problems += _find_knob_problems(network, "tasks.train.proxy")
     return list(dict.fromkeys(problems))
@@ -187,11 +222,16 @@ def _proxies(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[dict[str,
     if not isinstance(proxy, dict):
         return []
     found = []
-    for _, changes in _changes(data):
-        network = _merge(base, changes)
-        knobs = choose_proxy(proxy, network.get("name"))
+    for changes, network in _trained(data, base):
+        knobs = {knob: value for knob, value in choose_proxy(proxy, network.get("name")).items() if knob != "scale"}
         found.append({**network, **{knob: value for knob, value in knobs.items() if knob not in changes}})
     return found
+
+
+def _trained(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Changes and network of each variant, and of each network that proposals start from."""
+    named = [(changes, _merge(base, changes)) for _, changes in _changes(data)]
+    return [*named, *(({}, network) for _, network in _starts(data, base))]
 
 
 def _find_proxy_gaps(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
@@ -200,12 +240,38 @@ def _find_proxy_gaps(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[s
     proxy = train.get("proxy") if isinstance(train, dict) else None
     if not isinstance(proxy, dict) or not any(isinstance(knobs, dict) for knobs in proxy.values()):
         return []
-    names = {str(network.get("name")) for _, network in _networks(data, base)}
+    names = {str(network.get("name")) for _, network in _trained(data, base)}
     return [
         f"tasks.train.proxy: must be knobs, or knobs of each network that variants start from, but has none of {name}"
         for name in sorted(names)
         if not isinstance(proxy.get(name), dict)
     ]
+
+
+def _read_search(data: Mapping[str, Any]) -> SearchSettings | None:
+    """The search, if it has the right form."""
+    search = data.get("search")
+    try:
+        return None if search is None else _SEARCH.validate_json(json.dumps(search, allow_nan=False), strict=True)
+    except (TypeError, ValueError):
+        return None
+
+
+def _starts(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The networks that proposals start from."""
+    search = _read_search(data)
+    if search is None:
+        return []
+    return [(f"search.bases.{name}", {"name": name}) for name in search.bases or ()] or [("base", dict(base))]
+
+
+def _proposals(data: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place and network of every knob's every value alone; knobs that do not fit one another are found as proposed."""
+    search = _read_search(data)
+    if search is None or find_search_contradictions(search, None):
+        return []
+    found = find_proposal_problems(search, base)
+    return [*_starts(data, base), *((place, fit_heads(network, str(network["name"]))) for place, network in found)]
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from evitlab.cli_heads import heads
 from evitlab.cli_models import bench, profile
 from evitlab.cli_pruning import prune
+from evitlab.cli_sweeps import StorageOption, collect
 from evitlab.cli_training import DataRoot, evaluate, train
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(heads)
 app.command()(prune)
+app.command()(collect)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
@@ -56,22 +58,26 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")
     ] = False,
+    storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: measure and train every variant, then write records, table, figures and page.
 
     What has been measured is kept: run it again after an interruption and it goes on, after an edit and only what the
-    edit changed is measured.
+    edit changed is measured. With --storage, the same command on any machine is another worker of the same study.
+    Ctrl-C ends the running repeat or training step and saves; twice, it stops at once.
     """
     from evitlab.study import load_study, place_data
 
     read = place_data(load_study(study, seed=seed, smoke=smoke), data_root)
     folder = results / read.name / "smoke" if smoke else results / read.name
-    failed = _run(read, study, results, folder, device=device, as_json=as_json)
+    failed = _run(read, study, results, folder, device=device, storage=storage, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str, as_json: bool) -> bool:
+def _run(
+    study: "Study", path: Path, results: Path, folder: Path, *, device: str, storage: str | None, as_json: bool
+) -> bool:
     """Run and report; whether a measurement is missing at the end."""
     from evitlab.problems import UserError
     from evitlab.store import discard_empty, prepare_folder, read_records, write_atomically
@@ -87,37 +93,46 @@ def _run(study: "Study", path: Path, results: Path, folder: Path, *, device: str
         from evitlab.proxies import read_data
         from evitlab.report.study_report import STUDY_COPY, compare, write_report
         from evitlab.runner import Lab, find_missing
+        from evitlab.stopping import notice_stops
         from evitlab.sweep import run_study
 
     tune_allocator()
-    bar: list[StudyProgress] = []
-
-    def update(work: Work, share: float) -> None:
-        bar[0].update(work, share)
-
     environment = describe_environment(device)
-    lab = Lab(
-        study=study,
-        folder=folder,
-        environment=environment,
-        peaks=partial(find_peaks, results, environment),
-        on_progress=update,
-        records=records,
-    )
-    missing = find_missing(lab, study.rows())
+    bar: list[StudyProgress] = []
     try:
-        if any(work.task in TRAINED for work in missing):
-            with show_share(notes, "decoding images") as share:
-                read_data(study, on_progress=share)
-        with StudyProgress(missing, notes) as progress:
-            bar.append(progress)
-            done = run_study(lab)
+        with notice_stops() as stops:
+
+            def update(work: Work, share: float) -> None:
+                bar[0].update(work, share)
+                stops.check()
+
+            lab = Lab(
+                study=study,
+                folder=folder,
+                environment=environment,
+                peaks=partial(find_peaks, results, environment),
+                on_progress=update,
+                records=records,
+                check=stops.check,
+            )
+            missing = find_missing(lab, study.rows())
+            if any(work.task in TRAINED for work in missing) or study.file.search is not None:
+                with show_share(notes, "decoding images") as share:
+                    read_data(study, on_progress=share)
+            with StudyProgress(missing, notes) as progress:
+                bar.append(progress)
+
+                def expect(found: "Study") -> None:
+                    progress.expect(find_missing(lab, found.found_rows()))
+
+                done = run_study(lab, storage=storage, on_found=expect)
     except UserError:  # such as data that are not there
         discard_empty(folder)
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
+    study = study.with_recorded(lab.records)
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
     table = write_report(study, lab.records, environment.conditions, folder)
     _print_table(study, table, compare(study, lab.records, environment.conditions), as_json=as_json)
@@ -140,7 +155,10 @@ def check(files: Annotated[list[Path], typer.Argument(help="Study files.")]) -> 
             print(error, file=sys.stderr)
         else:
             variants = study.variants()
-            print(f"{path}: right, {len(variants)} variants, tasks {', '.join(study.tasks_of(variants[0]))}")
+            search = study.file.search
+            more = "" if search is None else f" and {search.variants} of {search.count()} to be found"
+            tasks = study.tasks_of(study.vary("any", {}))
+            print(f"{path}: right, {len(variants)} variants{more}, tasks {', '.join(tasks)}")
     raise typer.Exit(2 if wrong else 0)
 
 
@@ -221,11 +239,13 @@ def _load_results(results: Path, name: str, seed: int) -> "Study":
     from dataclasses import replace
 
     from evitlab.report.study_report import STUDY_COPY
+    from evitlab.store import read_records
     from evitlab.study import StudyError, load_study
 
     if name not in (names := _find_studies(results)):
         raise StudyError(results, [f"no results of {name!r} (there are: {', '.join(names) or 'none'})"])
-    return replace(load_study(results / name / STUDY_COPY, seed=seed), name=name)
+    study = replace(load_study(results / name / STUDY_COPY, seed=seed), name=name)
+    return study.with_recorded(read_records(results / name))
 
 
 def _choose(records: "list[Record]", pairs: list[str] | None) -> dict[str, Any]:

@@ -51,6 +51,10 @@ class StudyProgress:
     ) -> None:
         self._bar.stop()
 
+    def expect(self, works: Sequence[Work]) -> None:
+        """Take note of work that is still to be done."""
+        self._left |= {work: 1.0 for work in works if work not in self._left}
+
     def update(self, work: Work, share: float) -> None:
         """Take note that this work is so far done, in 0..1."""
         if work not in self._left:

@@ -24,9 +24,10 @@ def make_proxy(study: Study, variant: Variant, config: ModelConfig) -> ModelConf
     if train_settings.proxy is None:
         return replace(config, num_classes=num_classes)
     own = variant.make_config()
-    factor = sum(stage.width for stage in config.stages) / sum(stage.width for stage in own.stages)
     chosen = choose_proxy(train_settings.proxy, variant.network)
-    knobs = {knob: value for knob, value in chosen.items() if knob not in variant.changes}
+    knobs = {knob: value for knob, value in chosen.items() if knob != "scale" and knob not in variant.changes}
+    widths, before = (sum(stage.width for stage in each.stages) for each in (config, own))
+    factor = chosen.get("scale", 1) * widths / before
     proxy = variant.with_knobs(**knobs, num_classes=num_classes)
     kept = [_count_layers(now) / _count_layers(then) for now, then in zip(config.stages, own.stages, strict=True)]
     if set(kept) != {1.0} and "depth" not in knobs:
@@ -49,6 +50,7 @@ def read_data(study: Study, *, on_progress: Callable[[float], None]) -> None:
     if settings.data != "shapes":  # drawn when needed
         check_data(settings.data, root=find_root(settings))
     variants = [variant for variant in study.variants() if variant.name not in study.references]
+    variants = variants or [study.base]  # a search's proposals come later, of the same image size
     for height, _ in {make_proxy(study, variant, variant.make_config()).image_size for variant in variants}:
         decode_images(settings, image_size=height, on_progress=on_progress)
 

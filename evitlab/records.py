@@ -68,10 +68,12 @@ class Record:
     """The `ModelConfig` measured (for `train` with a proxy: the proxy's)."""
     task: str
     settings: dict[str, Any]
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "infeasible", "stopped"]
+    """infeasible: outside the study's limits, so it was not done. stopped: given up on the way, measured so far."""
     error: str | None = None
+    """Why it is not ok."""
     measurement: dict[str, Any] | None = None
-    """Fields of the task's dataclass in `measurements.MEASUREMENTS`; None where it failed."""
+    """Fields of the task's dataclass in `measurements.MEASUREMENTS`; None where it failed or is infeasible."""
     environment: Environment
     seed: int
     start: str

@@ -1,17 +1,21 @@
 """For each variant and task not yet recorded: build, run, record. Here the paper half and the tensor half meet."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evitlab.attempts import Group, attempt
+from evitlab.cores import take_cores, time_alone
+from evitlab.domination import list_rivals
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
+from evitlab.gate import BEFORE_GATE, find_outside, make_judge
 from evitlab.measure.throughput import measure_throughput
+from evitlab.measurements.accuracy import Epoch
 from evitlab.measurements.profile import Peaks
 from evitlab.measurements.speed import Match, Throughput
 from evitlab.measurements.terms import Precision
@@ -41,6 +45,10 @@ class Lab:
     on_progress: Callable[[Work, float], None]
     """Called with 0 when work begins, then with its share done, with 1 when it ends."""
     records: list[Record] = field(default_factory=list)
+    others: list[Record] = field(default_factory=list)
+    """What other workers of the study have published, for comparison alone."""
+    check: Callable[[], None] = lambda: None
+    """Called while work waits; raises where somebody has asked to stop."""
 
     def machine_for(self, work: Work, made: Record) -> Machine:
         """What this work runs on; `made` is the record that it will have."""
@@ -52,7 +60,37 @@ class Lab:
             weights=self.weights(made),
             drawings=place_drawings(self.folder, work.variant, work.seed),
             key=made.key,
+            judge=self._make_judge(work) if work.task == "train" else lambda epoch, steps: None,
         )
+
+    def _make_judge(self, work: Work) -> Callable[[Epoch, int], str | None]:
+        """When to give a training up, by what has been trained to the end till now."""
+        if self.study.file.stop is None:
+            return make_judge(None, [], None)
+        requests = self.study.requests()
+        rivals = list_rivals([r for r in [*self.others, *self.records] if r.request in requests.values()])
+        asked = requests[work.variant, "throughput"]
+        timed = [measured(r) for r in self.records if r.request == asked and r.status == "ok"]
+        return make_judge(self.study.file.stop, rivals, timed[-1].ratio if timed else None)
+
+    def outside(self, variant: Variant) -> str | None:
+        """Why a variant lies outside the study's limits and is not trained."""
+        seed = self.study.seed
+        return find_outside(
+            self.study, variant, lambda each, task: self._find(each, Work(variant=each.name, task=task, seed=seed))
+        )
+
+    def is_settled(self, variant: Variant, work: Work) -> bool:
+        """Whether this work need not be done, as the variant was found infeasible or its training was stopped."""
+        if work.task in BEFORE_GATE:
+            return False
+        if self.outside(variant) is not None:
+            return True
+        if self.study.file.stop is None or work.task not in TRAINED:
+            return False
+        seeds = self.study.seeds("train")
+        stopped = (self._find(variant, Work(variant=work.variant, task="train", seed=s), "stopped") for s in seeds)
+        return any(record is not None for record in stopped)
 
     def weights(self, record: Record) -> Weights:
         """Where a training leaves its network."""
@@ -71,11 +109,11 @@ class Lab:
         waiting = [task for task in self.study.on_weights if self._find(variant, replace(work, task=task)) is None]
         return record if not waiting or self.weights(record).are_there() else None
 
-    def _find(self, variant: Variant, work: Work) -> Record | None:
+    def _find(self, variant: Variant, work: Work, status: str = "ok") -> Record | None:
         request = self.study.request(variant, work.task)
         for record in reversed(self.records):
             asked = record.variant == work.variant and record.request == request and record.seed == work.seed
-            if asked and record.status == "ok" and record.environment.conditions == self.environment.conditions:
+            if asked and record.status == status and record.environment.conditions == self.environment.conditions:
                 return record
         return None
 
@@ -97,21 +135,61 @@ def list_work(study: Study, variant: Variant) -> list[Work]:
 
 def find_missing(lab: Lab, variants: Sequence[Variant]) -> list[Work]:
     """The work that has no measurement yet under these conditions."""
-    return [work for variant in variants for work in list_work(lab.study, variant) if lab.find(variant, work) is None]
+    return [
+        work
+        for variant in variants
+        for work in list_work(lab.study, variant)
+        if lab.find(variant, work) is None and not lab.is_settled(variant, work)
+    ]
 
 
 def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
     """All missing work on some variants: match each, time all in turn, then the other tasks variant by variant.
 
-    What fails is recorded with its reason, and the rest goes on; a variant that could not be matched goes no further.
+    What fails is recorded with its reason, and the rest goes on; a variant that could not be matched goes no further,
+    and one outside the study's limits is not trained.
     """
     configs = _match(lab, variants)
     ready = [variant for variant in variants if variant.name in configs]
+    if lab.study.file.limits is not None:  # counting takes no time: what is too large is not even timed
+        for variant in ready:
+            _run_tasks(lab, variant, configs[variant.name], only=BEFORE_GATE)
+        ready = _pass_gate(lab, ready, configs)
     _time(lab, ready, configs)
-    for variant in ready:
-        for work in list_work(lab.study, variant):
-            if work.task in TASKS:
-                _run_task(lab, variant, work, configs[variant.name])
+    for variant in _pass_gate(lab, ready, configs):
+        _run_tasks(lab, variant, configs[variant.name])
+
+
+def _run_tasks(lab: Lab, variant: Variant, config: ModelConfig, *, only: Sequence[str] = tuple(TASKS)) -> None:
+    for work in list_work(lab.study, variant):
+        if work.task in TASKS and work.task in only and not lab.is_settled(variant, work):
+            _run_task(lab, variant, work, config)
+
+
+def _pass_gate(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> list[Variant]:
+    """The variants within the study's limits; the others are recorded as infeasible."""
+    inside = []
+    for variant in variants:
+        reason = lab.outside(variant)
+        if reason is None:
+            inside.append(variant)
+        else:
+            record_infeasible(lab, variant, configs[variant.name], reason)
+    return inside
+
+
+def record_infeasible(lab: Lab, variant: Variant, config: ModelConfig | None, reason: str) -> None:
+    """Record, once, that a variant is not trained; without a config where its knobs make no network."""
+    works = list_work(lab.study, variant)
+    work = next((each for each in works if each.task == "train"), works[-1])
+    made = _make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
+    for record in lab.records:
+        same = (record.key, record.variant, record.error) == (made.key, variant.name, reason)
+        if same and record.status == "infeasible" and record.request == made.request:
+            return
+    lab.keep(replace(made, status="infeasible", error=reason))
+    for each in works:
+        lab.on_progress(each, 1.0)
 
 
 def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
@@ -123,8 +201,12 @@ def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> No
         trained = lab.find(variant, replace(work, task="train"))
         machine = replace(machine, weights=lab.weights(made if trained is None else trained))
         more["training"] = lab.study.tasks.train
-    settings, share = getattr(lab.study.tasks, work.task), partial(lab.on_progress, work)
-    run = partial(TASKS[work.task], config, settings, work.seed, machine, share, **more)
+    settings = getattr(lab.study.tasks, work.task)
+
+    def run() -> Any:
+        with take_cores(work.task, partial(lab.on_progress, work), lab.check) as share:
+            return TASKS[work.task](config, settings, work.seed, machine, share, **more)
+
     record = _attempt(lab, variant, work, made, run)
     if record.status == "ok":
         shutil.rmtree(machine.checkpoints, ignore_errors=True)
@@ -208,23 +290,32 @@ def _run_together(
             lab.on_progress(works[variant.name], min(done, 0.99))  # the end comes with the record
 
     share(0.0)
-    try:
-        found = run(missing, share)
-        outcomes: dict[str, dict[str, Any]] = {
-            variant.name: {"status": "ok", "measurement": _plain(found[variant.name])} for variant in missing
-        }
-    except Exception as error:
-        if len(missing) > 1:
-            for variant in missing:
-                _run_together(lab, [variant], task, configs, run)
-            return
-        outcomes = {missing[0].name: _failure(error)}
+    outcome, stop = attempt(lambda: Group(found=_run_alone(lab, partial(run, missing, share))))
+    if outcome["status"] == "ok":
+        found = outcome["measurement"]["found"]
+        outcomes = {variant.name: {"status": "ok", "measurement": found[variant.name]} for variant in missing}
+    elif len(missing) > 1 and stop is None:
+        for variant in missing:
+            _run_together(lab, [variant], task, configs, run)
+        return
+    else:
+        outcomes = {variant.name: outcome for variant in missing}
     seconds = (time.perf_counter() - clock) / len(missing)
     for variant in missing:
         settings = lab.study.asked(variant, task)
         made = _make_record(lab, variant, works[variant.name], configs[variant.name], settings)
         lab.keep(replace(made, **outcomes[variant.name], start=start, seconds=seconds))
+    if stop is not None:
+        raise stop
+    for variant in missing:
         lab.on_progress(works[variant.name], 1.0)
+
+
+def _run_alone(lab: Lab, run: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Time some variants while no other worker of this host times or trains, and say whether that was so."""
+    with time_alone(lab.check) as alone:
+        found = run()
+    return {name: replace(each, alone=alone) if isinstance(each, Throughput) else each for name, each in found.items()}
 
 
 def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable[[], Any]) -> Record:
@@ -238,11 +329,10 @@ def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable
             return lab.keep(replace(made, **outcome, start=record.start, seconds=record.seconds))
     lab.on_progress(work, 0.0)
     clock = time.perf_counter()
-    try:
-        outcome = {"status": "ok", "measurement": _plain(run())}
-    except Exception as error:
-        outcome = _failure(error)
+    outcome, stop = attempt(run)
     record = lab.keep(replace(made, **outcome, seconds=time.perf_counter() - clock))
+    if stop is not None:
+        raise stop
     lab.on_progress(work, 1.0)
     return record
 
@@ -262,22 +352,11 @@ def _hand_over(lab: Lab, record: Record, made: Record) -> bool:
     return drawings is not None
 
 
-def _plain(measurement: Any) -> dict[str, Any]:
-    """A measurement as plain data; one that is not finite is no measurement."""
-    plain = asdict(measurement)
-    json.dumps(plain, allow_nan=False)
-    return plain
-
-
-def _failure(error: Exception) -> dict[str, Any]:
-    """Status and reason: the first line says it, what follows is torch's advice."""
-    reason = (str(error).strip().splitlines() or ["no message"])[0]
-    return {"status": "failed", "error": f"{type(error).__name__}: {reason}"}
-
-
-def _make_record(lab: Lab, variant: Variant, work: Work, config: ModelConfig, settings: Mapping[str, Any]) -> Record:
+def _make_record(
+    lab: Lab, variant: Variant, work: Work, config: ModelConfig | None, settings: Mapping[str, Any]
+) -> Record:
     """The record of work that has begun, before its outcome is known."""
-    plain = config.to_dict()
+    plain = {} if config is None else config.to_dict()
     return Record(
         key=record_key(
             config=plain,

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from evitlab.measurements.terms import Precision
 from evitlab.problems import suggest
 from evitlab.recipes import STRICT, Count, Positive, RecipeField, TrainRecipe
+from evitlab.search import Limits, SearchSettings, StopSettings
 
 
 def as_arguments(settings: Any) -> dict[str, Any]:
@@ -118,9 +119,9 @@ class TrainSettings:
     """One training each: initialisation and order of the images. The images are the same."""
     proxy: dict[str, Any] | None = None
     """Knobs of a smaller stand-in that is trained instead of the network timed; its `width` is the base's, and each
-    variant's proxy is scaled by the factor that matching gave the variant. Knobs that a variant changes stay as it
-    has them. Where variants start from several networks, each may have its own: `{deit_t: {...}, swin_t: {...}}`.
-    None: train the network itself."""
+    variant's proxy is scaled by the factor that matching gave the variant. `scale` in its place takes that share of
+    each variant's own widths. Knobs that a variant changes stay as it has them. Where variants start from several
+    networks, each may have its own: `{deit_t: {...}, swin_t: {...}}`. None: train the network itself."""
     recipe: RecipeField = field(default_factory=TrainRecipe)
     """A name (proxy, small, paper), or fields, or `{preset: NAME, ...}` with some fields changed."""
 
@@ -209,6 +210,12 @@ class StudyFile:
     """Lists of knob values to cross."""
     variants: dict[str, dict[str, Any]] | None = None
     """Named changes to the base; `base: NAME` among them starts from another network."""
+    search: SearchSettings | None = None
+    """Ranges of knobs for Optuna to propose from; named variants beside it are measured first."""
+    limits: Limits | None = None
+    """Windows of speed and size, measured before training: what lies outside is never trained."""
+    stop: StopSettings | None = None
+    """When to give a training up; None: never."""
     match: MatchSettings | None = None
     paper: dict[str, dict[str, float]] | None = None
     """The source's own figures by variant: `top1` in percent, `images_per_second`."""

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -71,17 +71,44 @@ def append(record: Record, folder: str | Path) -> None:
     _parse(line, where=where)
     with _os_errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+", buffering=0) as file:
-            _lock(file)
+        with _open_locked(path, "ab+") as file:
             _set_torn_tail_aside(file, path)
             _write_or_undo(file, line + b"\n")
+
+
+def merge(published: Sequence[Record], folder: str | Path) -> list[Record]:
+    """Put records into a folder, first and in their order; what it has besides follows. Returns them all.
+
+    In one step: a reader, or a crash, sees the old records or the new; those who append wait.
+    """
+    path = Path(folder) / RECORDS
+    with _os_errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _open_locked(path, "ab+") as file:
+            _set_torn_tail_aside(file, path)
+            first = [record.to_json() for record in published]
+            merged = [*published, *(record for record in read_records(folder) if record.to_json() not in set(first))]
+            data = "".join(f"{record.to_json()}\n" for record in merged).encode()
+            if data != path.read_bytes():
+                write_atomically(path, data)
+    return merged
+
+
+@contextmanager
+def _open_locked(path: Path, mode: Literal["ab+", "rb+"]) -> Iterator[FileIO]:
+    """The file, once no other process writes to it, and not one that `merge` has replaced meanwhile."""
+    while True:
+        with open(path, mode, buffering=0) as file:
+            _lock(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                yield file
+                return
 
 
 def repair(folder: str | Path) -> bool:
     """Move a torn last line to `records.jsonl.torn`; say whether there was one."""
     path = Path(folder) / RECORDS
-    with _os_errors_name(path), suppress(FileNotFoundError), open(path, "rb+", buffering=0) as file:
-        _lock(file)
+    with _os_errors_name(path), suppress(FileNotFoundError), _open_locked(path, "rb+") as file:
         return _set_torn_tail_aside(file, path)
     return False
 
@@ -105,7 +132,7 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def measured(record: Record) -> Any:
-    """The measurement of an `ok` record, as its task's dataclass in `MEASUREMENTS`."""
+    """The measurement of an `ok` or `stopped` record, as its task's dataclass in `MEASUREMENTS`."""
     return _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
 
 
@@ -227,7 +254,7 @@ def _parse(line: bytes, *, where: str) -> Record:
 def _check_measurement(record: Record, *, where: str) -> None:
     if record.task not in MEASUREMENTS:
         raise StoreError(f"{where}: task: must be one of {', '.join(MEASUREMENTS)}, but got {record.task!r}")
-    if record.status == "failed":
+    if record.status in ("failed", "infeasible"):
         return
     try:
         _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from evitlab.models.scale import scale_width
 from evitlab.models.zoo import default_knobs, make_config
 from evitlab.problems import UserError, explain, shorten
 from evitlab.recipes import as_asked
-from evitlab.records import digest
+from evitlab.records import Record, digest
 from evitlab.settings import MatchSettings, StudyFile, Tasks, TrainSettings, shrink_training
 from evitlab.yamlfile import YamlError, read_yaml
 
@@ -104,6 +104,8 @@ class Study:
     seed: int = 0
     """Of timing order, inputs and weights; trainings add their own to it."""
     smoke: bool = False
+    found: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """Name and changes of what a search has proposed, in that order (see `with_found`)."""
 
     @property
     def tasks(self) -> Tasks:
@@ -133,8 +135,27 @@ class Study:
 
     def variants(self) -> list[Variant]:
         """Every variant in the study's order, the references not among them."""
-        expanded = expand(self.file.grid, self.file.variants)
-        return [_vary(self.base, self.match, name, changes) for name, changes in expanded]
+        expanded = [*expand(self.file.grid, self.file.variants), *self.found]
+        return [self.vary(name, changes) for name, changes in expanded]
+
+    def found_rows(self) -> list[Variant]:
+        """The variants that a search has proposed."""
+        return [self.vary(name, changes) for name, changes in self.found]
+
+    def vary(self, name: str, changes: Mapping[str, Any]) -> Variant:
+        """The variant with these changes to the base."""
+        return _vary(self.base, self.match, name, changes)
+
+    def with_found(self, found: Iterable[tuple[str, Mapping[str, Any]]]) -> "Study":
+        """The same study with these proposals among its variants, each once; as it is where it does not search."""
+        named = {name for name, _ in expand(self.file.grid, self.file.variants)} | {BASE}
+        new = dict(self.found) | {name: dict(changes) for name, changes in found if name not in named}
+        return replace(self, found=tuple(new.items())) if self.file.search is not None else self
+
+    def with_recorded(self, records: Iterable[Record]) -> "Study":
+        """The same study with the proposals that some records are of."""
+        own = [record for record in records if record.study == self.name and record.smoke == self.smoke]
+        return self.with_found((record.variant, record.knobs) for record in own)
 
     def rows(self) -> list[Variant]:
         """The references, then the variants: all that the study's table shows."""
@@ -267,7 +288,7 @@ def place_data(study: Study, root: str | None) -> Study:
     return replace(study, file=replace(study.file, tasks=tasks))
 
 
-def _vary(base: Variant, match: MatchSettings | None, name: str, changes: dict[str, Any]) -> Variant:
+def _vary(base: Variant, match: MatchSettings | None, name: str, changes: Mapping[str, Any]) -> Variant:
     """A variant: from another network where its changes name one, else from the study's base."""
     own = {knob: value for knob, value in changes.items() if knob not in NO_KNOBS}
     network, knobs, reference = base.network, base.knobs, BASE
@@ -301,4 +322,6 @@ def _shrink(study: Study) -> Study:
     if tasks.heads is not None:
         tasks = replace(tasks, heads=replace(tasks.heads, images=8))
     match = None if match is None else replace(match, max_measurements=1)
-    return replace(study, file=replace(study.file, tasks=tasks, match=match), smoke=True)
+    search = study.file.search
+    search = None if search is None else replace(search, variants=min(2, search.variants), proposals=8)
+    return replace(study, file=replace(study.file, tasks=tasks, match=match, search=search), smoke=True)

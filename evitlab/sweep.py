@@ -1,25 +1,29 @@
-"""Studies on Optuna: variants are queued as trials, claimed, run and told; records are what counts as done.
+"""Studies on Optuna: variants are queued or proposed as trials, claimed, run and told, by one worker or by many.
 
-Alone, the storage is a SQLite file beside the records, and a file lock keeps a second run of the same study out.
+Alone, the storage is a SQLite file beside the records, a file lock keeps a second run of the same study out, and
+records say what is done. With a storage of its own any number of workers take part, and the trials say what is done.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
-from evitlab.problems import UserError
-from evitlab.records import digest
-from evitlab.runner import Lab, find_missing, list_work, run_variants
-from evitlab.store import StoreError, measured
+from evitlab.identity import name_trials, objectives
+from evitlab.models.knobs import KnobError
+from evitlab.records import Record
+from evitlab.runner import Lab, find_missing, list_work, record_infeasible, run_variants
+from evitlab.storages import ERRORS, Storage, SweepError
+from evitlab.store import StoreError, measured, merge, read_records
 from evitlab.study import Study, Variant
+from evitlab.trials import Claim, Trials
+from evitlab.workers import Heart
 
 try:
     import fcntl
@@ -29,33 +33,158 @@ except ImportError:  # Windows has no flock: there, one run of a study at a time
 TRIALS = "trials.db"
 TOGETHER = 8
 """Variants claimed at once and timed in turn: enough for a fair comparison, few enough to be in memory together."""
+POLL_S = 0.5
+"""A worker without work looks so often whether there is some again."""
+
+OnFound = Callable[[Study], None]
+"""Is told the study with what has been proposed till now."""
 
 
-Direction = Literal["minimize", "maximize"]
-
-
-class SweepError(UserError):
-    """A study that cannot be run now; the message says why."""
-
-
-def run_study(lab: Lab) -> bool:
-    """Do all the work of a study that is not yet recorded; whether every variant has all its measurements.
+def run_study(lab: Lab, *, storage: str | None = None, on_found: OnFound = lambda study: None) -> bool:
+    """Do all the work of a study that is not yet recorded, or this worker's part; whether nothing failed or lacks.
 
     Killed at any moment, the next call goes on: trials left running are queued again, and what is recorded is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with lock_folder(lab.folder), _storage_errors_name(lab.folder / TRIALS):
-        trials = open_trials(lab)
-        queue_missing(trials, lab)
-        while batch := _claim(trials, lab.study):
-            variants = [variant for _, variant in batch]
-            run_variants(lab, [*_references(lab.study, variants), *variants])
-            for trial, variant in batch:
-                _tell(trials, trial, lab, variant)
-        references = list(lab.study.references.values())
-        if find_missing(lab, references):  # their work fails or was lost after all variants were done
-            run_variants(lab, references)
+    if storage is not None:
+        return _run_shared(lab, storage, on_found)
+    with lock_folder(lab.folder):
+        opened = open_local(lab.folder)
+        with opened.one_line_errors():
+            trials = open_trials(lab, opened)
+            lab = _work(lab, trials, opened, on_found=on_found)
+            _finish_references(lab)
     return not find_missing(lab, lab.study.rows())
+
+
+def _run_shared(lab: Lab, storage: str, on_found: OnFound) -> bool:
+    opened = Storage(storage)
+    with opened.one_line_errors():
+        trials = open_trials(lab, opened, alone=False)
+        lab = _work(lab, trials, opened, on_found=on_found)
+        _finish_references(lab)
+        _publish_references(lab, trials)
+        records = opened.patiently(trials.published, lab.check)
+        failed = opened.patiently(trials.any_failed, lab.check)
+    lab.records[:] = merge(records, lab.folder)
+    return not failed
+
+
+def open_local(folder: Path) -> Storage:
+    """The SQLite file of a study that runs alone."""
+    path = folder.resolve() / TRIALS
+    return Storage(URL.create("sqlite", database=str(path)).render_as_string())
+
+
+def open_trials(lab: Lab, storage: Storage, *, alone: bool = True) -> Trials:
+    """The study's trials in a storage."""
+    return Trials(
+        lab.study,
+        storage,
+        alone=alone,
+        environment=asdict(lab.environment),
+        is_missing=lambda variant: bool(find_missing(_knowing(lab, variant), [variant])),
+        check=lab.check,
+    )
+
+
+def _knowing(lab: Lab, variant: Variant) -> Lab:
+    return replace(lab, study=lab.study.with_found([(variant.name, variant.changes)]))
+
+
+def _work(lab: Lab, trials: Trials, storage: Storage, *, on_found: OnFound) -> Lab:
+    """Claim and run until no variant is left, anywhere; returns the lab that knows all proposals."""
+    search = lab.study.file.search
+    most = TOGETHER - 1 if trials.alone and search is None else 1
+    seen = 0
+    with Heart(storage.optuna) as heart:
+        while True:
+            claims = trials.claim(most)
+            heart.hold(trials.held)
+            if search is not None:
+                lab = replace(lab, study=lab.study.with_found(storage.patiently(trials.find_proposals, lab.check)))
+                on_found(lab.study)
+            if not claims:
+                if not storage.patiently(trials.others_at_work, lab.check):
+                    return lab
+                _pause(lab)
+                continue
+            if not trials.alone:
+                seen = _read_more(lab, seen)
+                if lab.study.file.stop is not None:
+                    lab.others[:] = storage.patiently(trials.published, lab.check)
+            _run_claims(lab, trials, claims)
+            heart.hold(trials.held)
+
+
+def _pause(lab: Lab) -> None:
+    lab.check()
+    time.sleep(POLL_S)
+
+
+def _run_claims(lab: Lab, trials: Trials, claims: Sequence[Claim]) -> None:
+    try:
+        variants = []
+        for claim in claims:
+            try:
+                claim.variant.make_config()
+                variants.append(claim.variant)
+            except KnobError as error:
+                record_infeasible(lab, claim.variant, None, f"no network: {error}")
+        references = _references(lab.study, variants)
+        run_variants(lab, [*references, *variants])
+        if not trials.alone:
+            _publish_references(lab, trials)
+        for claim in claims:
+            outcome, values = _judge(lab, claim.variant)
+            trials.finish(claim, outcome, records=_latest(lab, claim.variant), values=values)
+    except BaseException:
+        with suppress(*ERRORS):  # what cannot be told now shows in the missing heartbeat
+            trials.release(claims)
+        raise
+
+
+def _judge(lab: Lab, variant: Variant) -> tuple[str, Mapping[str, float] | None]:
+    """What a variant came to, and the objectives' values where they are known."""
+    if find_missing(lab, [variant]):
+        return "failed", None
+    values = _values(lab, variant)
+    if values is not None:
+        return "ok", values
+    statuses = {record.status for record in _latest(lab, variant)}
+    return ("stopped" if "stopped" in statuses else "infeasible"), None
+
+
+def _latest(lab: Lab, variant: Variant) -> list[Record]:
+    """The record of each work on a variant under these conditions: the measurement, or else the last attempt."""
+    found = []
+    for work in list_work(lab.study, variant):
+        request = lab.study.request(variant, work.task)
+        own = [
+            record
+            for record in lab.records
+            if (record.variant, record.request, record.seed) == (variant.name, request, work.seed)
+            and record.environment.conditions == lab.environment.conditions
+        ]
+        found += [each for each in own if each.status == "ok"][-1:] or own[-1:]
+    return found
+
+
+def _values(lab: Lab, variant: Variant) -> dict[str, float] | None:
+    """The objectives' values from the records; None where a measurement is missing."""
+    found: dict[str, list[Any]] = {}
+    for work in list_work(lab.study, variant):
+        record = lab.find(variant, work)
+        if record is None:
+            return None
+        found.setdefault(work.task, []).append(measured(record))
+    read: dict[str, Callable[[], float]] = {
+        "top1": lambda: sum(result.top1 for result in found["train"]) / len(found["train"]),
+        "speed_ratio": lambda: found["throughput"][0].ratio,
+        "macs": lambda: found["macs"][0].macs,
+        "memory_bound_share": lambda: found["operators"][0].memory_bound_share,
+    }
+    return {name: read[name]() for name, _ in objectives(lab.study)}
 
 
 def _references(study: Study, variants: Sequence[Variant]) -> list[Variant]:
@@ -64,16 +193,38 @@ def _references(study: Study, variants: Sequence[Variant]) -> list[Variant]:
     return [variant for name, variant in study.references.items() if name in needed]
 
 
-@contextmanager
-def _storage_errors_name(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = (error.__cause__ or error).args
-        reason = f"{cause[0] if cause else error}".splitlines()[0]
-        raise SweepError(
-            f"{path}: the trials cannot be kept there: {reason} (the file may be deleted: records say what is done)"
-        ) from None
+def _finish_references(lab: Lab) -> None:
+    references = list(lab.study.references.values())
+    if find_missing(lab, references):  # their work fails or was lost after all variants were done
+        run_variants(lab, references)
+
+
+def _publish_references(lab: Lab, trials: Trials) -> None:
+    for reference in lab.study.references.values():
+        for record in _latest(lab, reference):
+            trials.publish(record)
+
+
+def _read_more(lab: Lab, seen: int) -> int:
+    """Take note of what other workers wrote into the same folder; returns how many records it holds."""
+    found = read_records(lab.folder)
+    if len(found) != seen:
+        known = {record.to_json() for record in lab.records}
+        lab.records.extend(record for record in found if record.to_json() not in known)
+    return len(found)
+
+
+def collect(study: Study, folder: Path, *, storage: str) -> list[Record]:
+    """Write the records that all workers of a study have published to the folder; see `merge`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = Storage(storage)
+    with opened.one_line_errors():
+        names = optuna.get_all_study_names(opened.optuna)
+        if name_trials(study) not in names:
+            near = ", ".join(name for name in names if name.startswith(study.name)) or "none"
+            raise SweepError(f"{opened.label}: holds no trials of this study (of others with its name: {near})")
+        records = Trials(study, opened, alone=False, environment={}, is_missing=lambda _: False).published()
+    return merge(records, folder)
 
 
 @contextmanager
@@ -101,100 +252,3 @@ def _take(file: TextIO, path: Path) -> None:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
-
-
-def open_trials(lab: Lab) -> optuna.Study:
-    """The study's trials in the folder's SQLite file; another grid or other objectives are another set of trials."""
-    url = URL.create("sqlite", database=str(lab.folder.resolve() / TRIALS)).render_as_string()
-    file = lab.study.file
-    base = file.base if isinstance(file.base, str) else dict(file.base)
-    choices = digest([file.grid, file.variants, base, objectives(lab.study)])
-    smoke = "-smoke" if lab.study.smoke else ""
-    return optuna.create_study(
-        storage=url,
-        study_name=f"{lab.study.name}-{choices}{smoke}",
-        directions=[direction for _, direction in objectives(lab.study)],
-        sampler=optuna.samplers.RandomSampler(seed=lab.study.seed),  # never asked: every trial is queued
-        load_if_exists=True,
-    )
-
-
-def objectives(study: Study) -> list[tuple[str, Direction]]:
-    """What a trial is told, and which way is better: accuracy and speed where they are measured."""
-    told: list[tuple[str, Direction]] = []
-    if study.tasks.train is not None:
-        told.append(("top1", "maximize"))
-    if study.tasks.throughput is not None:
-        told.append(("speed_ratio", "maximize"))
-    if not told:
-        told.append(("macs", "minimize") if study.tasks.macs is not None else ("memory_bound_share", "minimize"))
-    return told
-
-
-def queue_missing(trials: optuna.Study, lab: Lab) -> None:
-    """Queue every variant that lacks a measurement or a finished trial, once; what a killed run left comes first.
-
-    Only the holder of the folder's lock may call this: it takes running trials for dead.
-    """
-    for trial in trials.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trials.tell(trial.number, state=TrialState.FAIL)
-    waiting = {_name(trial) for trial in trials.get_trials(deepcopy=False, states=(TrialState.WAITING,))}
-    complete = {_name(trial) for trial in trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    for variant in lab.study.variants():
-        done = variant.name in complete and not find_missing(lab, [variant])
-        if not done and variant.name not in waiting:
-            trials.enqueue_trial(_choices(lab.study, variant), user_attrs={"variant": variant.name})
-
-
-def _name(trial: optuna.trial.FrozenTrial) -> str:
-    return str(trial.user_attrs.get("variant"))
-
-
-def _choices(study: Study, variant: Variant) -> dict[str, Any]:
-    """A variant as Optuna's parameters: the grid's knobs, or the name of a named variant."""
-    if study.file.grid is None:
-        return {"variant": variant.name}
-    return {knob: _plain(value) for knob, value in variant.changes.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Optuna's choices are single values: a list or a mapping becomes its text."""
-    return str(value) if isinstance(value, list | dict) else value
-
-
-def _claim(trials: optuna.Study, study: Study) -> list[tuple[optuna.Trial, Variant]]:
-    """The next queued trials with their variants, at most as many as are timed together."""
-    named = {variant.name: variant for variant in study.variants()}
-    grid = study.file.grid or {"variant": list(named)}
-    batch: list[tuple[optuna.Trial, Variant]] = []
-    while len(batch) < TOGETHER - 1 and trials.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        trial = trials.ask()
-        for knob, values in grid.items():
-            trial.suggest_categorical(knob, [_plain(value) for value in values])
-        batch.append((trial, named[trial.user_attrs["variant"]]))
-    return batch
-
-
-def _tell(trials: optuna.Study, trial: optuna.Trial, lab: Lab, variant: Variant) -> None:
-    values = _values(lab, variant)
-    if values is None:
-        trials.tell(trial, state=TrialState.FAIL)
-    else:
-        trials.tell(trial, values)
-
-
-def _values(lab: Lab, variant: Variant) -> Sequence[float] | None:
-    """The objectives' values from the records; None where a measurement is missing."""
-    found: dict[str, list[Any]] = {}
-    for work in list_work(lab.study, variant):
-        record = lab.find(variant, work)
-        if record is None:
-            return None
-        found.setdefault(work.task, []).append(measured(record))
-    read = {
-        "top1": lambda: sum(result.top1 for result in found["train"]) / len(found["train"]),
-        "speed_ratio": lambda: found["throughput"][0].ratio,
-        "macs": lambda: found["macs"][0].macs,
-        "memory_bound_share": lambda: found["operators"][0].memory_bound_share,
-    }
-    return [read[name]() for name, _ in objectives(lab.study)]

@@ -11,7 +11,7 @@ from evitlab.drawings import write_drawings
 from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.measure.operators import profile_operators
-from evitlab.measurements.accuracy import Evaluation, TrainResult
+from evitlab.measurements.accuracy import Epoch, Evaluation, TrainResult
 from evitlab.measurements.heads import HeadSimilarity
 from evitlab.measurements.macs import MacCount
 from evitlab.measurements.profile import OperatorProfile, Peaks
@@ -81,6 +81,16 @@ class Machine:
     """File for what an evaluation draws."""
     key: str
     """Of the record that this work will have."""
+    judge: Callable[[Epoch, int], str | None]
+    """Why a training of so many steps is given up at an evaluation; None: it goes on."""
+
+
+class GivenUpError(Exception):
+    """A training that the study's rule stopped, with what it had reached."""
+
+    def __init__(self, reason: str, result: TrainResult):
+        super().__init__(reason)
+        self.result = result
 
 
 def run_macs(config: ModelConfig, settings: MacsSettings, seed: int, machine: Machine, share: Share) -> MacCount:
@@ -104,12 +114,18 @@ def run_operators(
 
 
 def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: Machine, share: Share) -> TrainResult:
-    """Accuracy of a network, trained from its seed; its weights are kept."""
+    """Accuracy of a network, trained from its seed; its weights are kept. Raises GivenUpError where it is stopped."""
     height, width = config.image_size
     if height != width:
         raise ValueError(f"images of {settings.data!r} are made squares, but the network takes {config.image_size}")
     data = load_for(settings, image_size=height)
     model = build_model(config, seed=seed).to(machine.device)
+    reasons: list[str] = []
+
+    def goes_on(epoch: Epoch, steps: int) -> bool:
+        reasons.extend(filter(None, [machine.judge(epoch, steps)]))
+        return not reasons
+
     result = train(
         model,
         data,
@@ -117,7 +133,10 @@ def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: 
         seed=seed,
         checkpoint=machine.checkpoints,
         on_step=lambda step, steps: share(step / steps),
+        goes_on=goes_on,
     )
+    if reasons:
+        raise GivenUpError(reasons[0], result)
     machine.weights.save(model)
     return result
 

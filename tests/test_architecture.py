@@ -20,8 +20,8 @@ LAYERS: dict[str, list[str]] = {
         "prune.groups", "prune.costs",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.heads", "measurements.pruning", "measurements.by_task",
-        "curves", "recipes", "bounds", "records", "settings", "yamlfile", "options", "pruning_settings", "checks",
-        "study", "store", "drawings",
+        "curves", "recipes", "bounds", "records", "search", "settings", "yamlfile", "options", "pruning_settings",
+        "checks", "study", "store", "drawings", "domination", "gate", "cores", "stopping", "identity",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
@@ -54,10 +54,11 @@ LAYERS: dict[str, list[str]] = {
         "prune.importance", "prune.plan", "prune.surgery",
     ],
     "orchestration": [
-        "proxies", "subnetworks", "judging", "comparing", "tasks", "runner", "sweep", "desk", "bench", "trainings",
+        "proxies", "subnetworks", "judging", "comparing", "tasks", "attempts", "runner", "storages", "workers",
+        "sampling", "trials", "sweep", "desk", "bench", "trainings",
         "likeness", "pruning_weights", "pruning_steps", "pruning_speed", "prunings",
     ],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli_pruning", "cli", "__main__"],
+    "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli_pruning", "cli_sweeps", "cli", "__main__"],
 }  # fmt: skip
 BELOW = {
     "paper": [],

@@ -14,10 +14,12 @@ from test_runner import PEAKS, TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
+from evitlab.identity import objectives
 from evitlab.runner import Lab, find_missing
+from evitlab.storages import SweepError
 from evitlab.store import read_records
 from evitlab.study import load_study
-from evitlab.sweep import SweepError, lock_folder, objectives, open_trials, queue_missing, run_study
+from evitlab.sweep import lock_folder, open_local, open_trials, run_study
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def make_lab(tmp_path):
 
 
 def trials_of(lab, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-    return open_trials(lab).get_trials(states=states or None)
+    return open_trials(lab, open_local(lab.folder)).read(*states)
 
 
 def test_a_study_becomes_trials_with_its_knobs_and_results(make_lab):
@@ -66,14 +68,12 @@ def test_a_second_run_adds_nothing(make_lab):
 def test_a_trial_left_running_is_queued_again(make_lab):
     lab = make_lab()
     lab.folder.mkdir()
-    trials = open_trials(lab)
-    queue_missing(trials, lab)
-    trials.ask()  # and the process dies
-    queue_missing(open_trials(lab), lab)
+    open_trials(lab, open_local(lab.folder)).claim(1)  # and the process dies
+    open_trials(lab, open_local(lab.folder)).claim(1)
     states = [(t.user_attrs["variant"], t.state) for t in trials_of(lab)]
     assert states == [
         ("mhsa_ratio=0.5", TrialState.FAIL),
-        ("mhsa_ratio=1", TrialState.WAITING),
+        ("mhsa_ratio=1", TrialState.RUNNING),
         ("mhsa_ratio=0.5", TrialState.WAITING),
     ]
     assert run_study(lab)
@@ -94,7 +94,7 @@ def test_records_and_not_trials_say_what_is_done(make_lab):
 
 
 def test_a_failed_variant_fails_its_trial_and_the_study(make_lab, monkeypatch):
-    def explode(config, settings, seed, device, share):
+    def explode(*_):
         raise FloatingPointError("loss is nan")
 
     monkeypatch.setitem(runner.TASKS, "train", explode)

@@ -57,6 +57,8 @@ class Throughput:
     cpu_hz_before: float | None
     """Mean clock of the cores that this process may use, where the system tells it."""
     cpu_hz_after: float | None
+    alone: bool | None = None
+    """Whether no other worker on this host timed or trained meanwhile; None where that is not known."""
 
 
 @with_config(STRICT)

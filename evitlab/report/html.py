@@ -144,7 +144,7 @@ def _failures(table: pd.DataFrame, records: Sequence[Record]) -> str:
         f"<details><summary>{escape(record.variant)}, {escape(record.task)}, seed {record.seed}</summary>"
         f"<div><pre>{escape(record.error or '')}</pre></div></details>"
         for record in records
-        if record.status == "failed"
+        if record.status != "ok"
     )
     return (
         f'<section aria-labelledby="missing"><h2 id="missing">Not measured</h2>\n<ul>{items}</ul>\n{errors}</section>'

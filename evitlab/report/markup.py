@@ -191,7 +191,7 @@ def html_repeats(variant: str, records: Sequence[Record]) -> str:
     rows = [
         [escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))]
         for record in records
-        if record.variant == variant and record.status == "ok"
+        if record.variant == variant and record.status in ("ok", "stopped")
     ]
     body = html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
     name = escape(variant)

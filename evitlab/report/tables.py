@@ -96,7 +96,7 @@ def select_records(
         if not _is_wanted(record, study=study, requests=requests, where=where, smoke=smoke):
             continue
         work = (record.variant, record.task, record.seed)
-        if record.status == "failed":
+        if record.status != "ok":
             failures[work] = record
         else:
             latest[work if record.task == "macs" else (*work, *_place(record))] = record
@@ -263,8 +263,9 @@ def _missing(records: Sequence[Record], *, tasks: Sequence[str]) -> list[str]:
             reasons.append(f"{task}: not run")
         seeds: dict[str, list[str]] = {}
         for record in own:
-            if record.status == "failed":
+            if record.status != "ok":
                 reason = (record.error or "failed").splitlines()[0]
+                reason = reason if record.status == "failed" else f"{record.status}: {reason}"
                 seeds.setdefault(reason, []).append(str(record.seed))
             elif task == "macs" and (uncounted := measured(record).uncounted):
                 reasons.append(f"macs: not counted: {', '.join(uncounted)}")

@@ -20,7 +20,9 @@ from evitlab.train.processes import find_processes, wait_for_all
 from evitlab.train.step import Stepper, open_stepper
 
 OnStep = Callable[[int, int], None]
-"""Is told the steps done and their total."""
+"""Is told the steps done and their total; what it raises stops the training, which is saved first."""
+GoesOn = Callable[[Epoch, int], bool]
+"""Is told every evaluation on the way and the training's steps; says whether to go on."""
 
 
 def train(
@@ -32,6 +34,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     on_step: OnStep | None = None,
+    goes_on: GoesOn | None = None,
 ) -> TrainResult:
     """Train the model in place, on the device of its parameters, and judge it on the held-out images.
 
@@ -41,7 +44,8 @@ def train(
     Modes come back as they were, gradients are cleared. A loss that is not finite raises FloatingPointError.
 
     With a folder for checkpoints, the state is saved there every so many seconds and after the last step, and a
-    training that finds one goes on from it to the same result. Where `torch.distributed` is initialised, each
+    training that finds one goes on from it to the same result. `goes_on` may end it at an evaluation before the last:
+    the result is then that of the steps made. Where `torch.distributed` is initialised, each
     process takes its share of every batch and all return the same.
     """
     _check_division(recipe)
@@ -53,14 +57,21 @@ def train(
     saver = _Saver(folder=checkpoint, every_s=checkpoint_every_s, identity=_identify(model, data, recipe, seed))
     with open_stepper(model, data.train, recipe, seed=seed) as stepper:
         progress = saver.resume(stepper)
-        _run_steps(stepper, data, progress, saver, on_step)
+        _run_steps(stepper, data, progress, saver, on_step, goes_on)
         if stepper.average is not None:
             model.load_state_dict(stepper.average.module.state_dict())
     return _describe(model, data, recipe, progress, peak_memory=_peak(device))
 
 
-def _run_steps(stepper: Stepper, data: DataSet, progress: Progress, saver: "_Saver", on_step: OnStep | None) -> None:
-    """All steps that are left; `progress` is kept up to date."""
+def _run_steps(
+    stepper: Stepper,
+    data: DataSet,
+    progress: Progress,
+    saver: "_Saver",
+    on_step: OnStep | None,
+    goes_on: GoesOn | None,
+) -> None:
+    """All steps that are left, until told to stop; `progress` is kept up to date."""
     recipe = stepper.recipe
     marks = {recipe.steps * (i + 1) // recipe.evaluations for i in range(recipe.evaluations)}
     batches = Batches(images=data.train, recipe=recipe, seed=stepper.seed, device=stepper.device, first=progress.step)
@@ -80,7 +91,13 @@ def _run_steps(stepper: Stepper, data: DataSet, progress: Progress, saver: "_Sav
             progress.losses.clear()
         saver.offer(stepper, progress, last=progress.step == recipe.steps)
         if on_step is not None:
-            on_step(progress.step, recipe.steps)
+            try:
+                on_step(progress.step, recipe.steps)
+            except BaseException:
+                saver.offer(stepper, progress, last=progress.step != recipe.steps)  # then it has been saved
+                raise
+        if progress.step in marks and goes_on is not None and not goes_on(progress.curve[-1], recipe.steps):
+            return
         start = time.perf_counter()
 
 
@@ -146,9 +163,9 @@ def _describe(
         num_classes=len(data.train.classes),
         train_images=len(data.train.labels),
         val_images=len(data.val.labels),
-        steps=recipe.steps,
+        steps=progress.step,
         batch_size=recipe.batch_size,
-        images_seen=recipe.steps * recipe.batch_size,
+        images_seen=progress.step * recipe.batch_size,
         params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         train_seconds=progress.seconds,
         wait_seconds=progress.wait_seconds,

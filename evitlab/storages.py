@@ -1,0 +1,200 @@
+"""Where a study's trials are kept: a SQLite file, a journal on a shared disk, or PostgreSQL; and one claim at a time.
+
+A storage is written as `postgresql://user:password@host/database`, as `sqlite:///file`, or as the path of a journal.
+Its label, which may be shown, has neither password nor query.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus, unquote
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from evitlab.problems import UserError, shorten
+from evitlab.records import digest
+
+Result = TypeVar("Result")
+
+PATIENCE_S = 180.0
+"""A database that does not answer, as while it restarts, is waited for so long."""
+POLL_S = 0.05
+DRIVER = "postgresql+psycopg2"
+"""Of the extra `postgres`, unless the URL names another; SQLAlchemy's own choice depends on its version."""
+ERRORS = (SQLAlchemyError, StorageInternalError)
+
+
+class SweepError(UserError):
+    """A study that cannot be run now; the message says why."""
+
+
+class LostClaimError(Exception):
+    """The connection that kept others out broke while something was claimed."""
+
+
+class Storage:
+    """Optuna's storage with what it lacks: exclusion across machines, patience, and a name without secrets."""
+
+    def __init__(self, asked: str, *, patience_s: float = PATIENCE_S):
+        self._url = _parse(asked)
+        self._patience_s = patience_s if self._url is not None and self._url.get_backend_name() == "postgresql" else 0.0
+        self._path = asked if self._url is None else self._url.database or ""
+        self.label = asked if self._url is None else _label(self._url)
+        self._secrets = _secrets(self._url)
+        with self.one_line_errors():
+            self.optuna = self._open()
+
+    def _open(self) -> optuna.storages.BaseStorage:
+        if self._url is None:
+            path = Path(self._path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "ab"):
+                    pass
+                backend = JournalFileBackend(str(path), lock_obj=_FileLock(f"{path}.lock"))  # type: ignore[arg-type]
+                return optuna.storages.JournalStorage(backend)
+            except OSError as error:
+                raise SweepError(f"{path}: {error.strerror}") from None
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if self._url.get_backend_name() == "sqlite":
+            options["connect_args"] = {"timeout": 60}
+        return optuna.storages.get_storage(
+            optuna.storages.RDBStorage(self._url.render_as_string(hide_password=False), engine_kwargs=options)
+        )
+
+    def hide(self, message: str) -> str:
+        """A message without the storage's passwords."""
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return message
+
+    @contextmanager
+    def one_line_errors(self) -> Iterator[None]:
+        """Inside, an error of the database is one message that names the storage and holds no password."""
+        try:
+            yield
+        except ImportError:
+            raise SweepError(f"{self.label}: needs a driver: pip install 'evitlab[postgres]'") from None
+        except ERRORS as error:
+            cause = (error.__cause__ or error).args
+            reason = self.hide(f"{cause[0] if cause else error}".strip().splitlines()[0])
+            raise SweepError(
+                f"{self.label}: the trials cannot be kept there: {reason} (of a local study the file may be deleted: "
+                "records say what is done)"
+            ) from None
+
+    def patiently(self, action: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:
+        """Do what may be done twice, again until the database answers, or patience ends."""
+        began = time.monotonic()
+        while True:
+            try:
+                return action()
+            except (*ERRORS, LostClaimError):
+                if time.monotonic() - began >= self._patience_s:
+                    raise
+                check()
+                time.sleep(0.5)
+
+    @contextmanager
+    def exclusive(self, name: str, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep every other worker of the study of that name out, on all machines, while inside.
+
+        A dead worker's hold ends with its connection or process. Raises LostClaimError at the end where the hold
+        broke on the way, as when the database restarted: what was claimed inside must then be given back.
+        """
+        if self._url is None or self._url.get_backend_name() == "sqlite":
+            lock = FileLock(f"{self._path}.claims.lock")
+            while True:
+                try:
+                    lock.acquire(timeout=POLL_S)
+                    break
+                except Timeout:
+                    check()
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+        engine = create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        key = int(digest(name)[:15], 16)
+        with engine.connect() as connection:
+            while not _ask(connection, "SELECT pg_try_advisory_lock(:key)", key):
+                check()
+                time.sleep(POLL_S)
+            yield
+            try:
+                held = _ask(connection, "SELECT pg_advisory_unlock(:key)", key)
+            except SQLAlchemyError:
+                held = False
+            if not held:
+                raise LostClaimError
+
+
+def _ask(connection: Connection, query: str, key: int) -> bool:
+    return bool(connection.execute(text(query), {"key": key}).scalar())
+
+
+class _FileLock:
+    """Optuna's lock of a journal, which ends with the process that holds it."""
+
+    def __init__(self, path: str):
+        self._lock = FileLock(path, thread_local=False)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _parse(asked: str) -> URL | None:
+    """The database's address; None for a journal's path."""
+    if "://" not in asked:
+        if not asked.strip() or Path(asked).is_dir():
+            raise SweepError(f"--storage must be a database's URL or a journal file's path, but got {asked!r}")
+        return None
+    kind = asked.partition(":")[0]
+    allowed = "postgresql://..., sqlite:///FILE or the path of a journal file"
+    try:
+        url = make_url(asked)
+    except (ArgumentError, ValueError):
+        raise SweepError(f"--storage must be {allowed}, but got a {shorten(kind)} URL that cannot be read") from None
+    if url.get_backend_name() not in ("postgresql", "sqlite"):
+        raise SweepError(f"--storage must be {allowed}, but got one of {shorten(kind)}")
+    return url.set(drivername=DRIVER) if url.drivername == "postgresql" else url
+
+
+def _label(url: URL) -> str:
+    """The address without what may be secret."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or "sqlite"
+    return URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database).render_as_string()
+
+
+def _secrets(url: URL | None) -> list[str]:
+    """Passwords as they may appear in messages, the longest first."""
+    if url is None:
+        return []
+    found = [str(url.password)] if url.password else []
+    for name, value in url.query.items():
+        if re.search("pass", name):
+            found += [value] if isinstance(value, str) else list(value)
+    forms = {form for secret in found for form in (secret, quote(secret, safe=""), quote_plus(secret), unquote(secret))}
+    return sorted(filter(None, forms), key=len, reverse=True)
+
+
+@contextmanager
+def ignore_outage() -> Iterator[None]:
+    """Inside, a storage that does not answer or no longer knows the trial is nobody's trouble."""
+    with suppress(*ERRORS, optuna.exceptions.UpdateFinishedTrialError, KeyError, OSError):
+        yield
