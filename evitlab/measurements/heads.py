@@ -36,9 +36,9 @@ class Alikeness:
     silent: tuple[int, ...]
     """Heads, from 0, that are zero on every image."""
     matrix: tuple[tuple[float | None, ...], ...]
-    """Heads x heads: the mean over images of the cosine of the heads of row and column; None where it has none. The
-    largest of a mean is less than the mean of the largest, so `author` is at least the largest entry beside the
-    diagonal."""
+    """Heads x heads: the mean over images of the cosine of the heads of row and column; None where it has none. Where
+    no head is ever zero, `author` is at least the largest entry beside the diagonal: the mean of the largest is no less
+    than the largest mean."""
 
 
 @with_config(STRICT)
