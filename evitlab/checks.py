@@ -40,7 +40,8 @@ def expand(
     """
     if variants is not None:
         return list(variants.items())
-    grid = grid or {}
+    if grid is None:  # a search may name none
+        return []
     crossed = (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
     return [(", ".join(f"{knob}={_show(value)}" for knob, value in change.items()), change) for change in crossed]
 

@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 180.0
 """A database that does not answer, as while it restarts, is waited for so long."""
+OPENING_S = 15.0
+"""The same when a worker starts, as then the address may be wrong."""
 POLL_S = 0.05
 DRIVER = "postgresql+psycopg2"
 """Of the extra `postgres`, unless the URL names another; SQLAlchemy's own choice depends on its version."""
@@ -51,7 +53,14 @@ class Storage:
         self.label = asked if self._url is None else _label(self._url)
         self._secrets = _secrets(self._url)
         with self.one_line_errors():
-            self.optuna = self._open()
+            self.optuna = self.patiently(self._open_once, most_s=OPENING_S)
+
+    def _open_once(self) -> optuna.storages.BaseStorage:
+        """Workers that start together would make the same tables, which Optuna does not allow for."""
+        if self._patience_s == 0:
+            return self._open()
+        with self.exclusive("tables"):
+            return self._open()
 
     def _open(self) -> optuna.storages.BaseStorage:
         if self._url is None:
@@ -92,14 +101,16 @@ class Storage:
                 "records say what is done)"
             ) from None
 
-    def patiently(self, action: Callable[[], Result], check: Callable[[], None] = lambda: None) -> Result:
+    def patiently(
+        self, action: Callable[[], Result], check: Callable[[], None] = lambda: None, *, most_s: float = PATIENCE_S
+    ) -> Result:
         """Do what may be done twice, again until the database answers, or patience ends."""
         began = time.monotonic()
         while True:
             try:
                 return action()
             except (*ERRORS, LostClaimError):
-                if time.monotonic() - began >= self._patience_s:
+                if time.monotonic() - began >= min(self._patience_s, most_s):
                     raise
                 check()
                 time.sleep(0.5)
