@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from evitlab.records import Record
     from evitlab.report.paper_comparison import Comparison
+    from evitlab.runner import Lab
     from evitlab.study import Study
 
 app = typer.Typer(
@@ -91,7 +92,7 @@ def _run(
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
-        from evitlab.report.study_report import STUDY_COPY, compare, write_report
+        from evitlab.report.study_report import STUDY_COPY
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
         from evitlab.sweep import run_study
@@ -132,13 +133,20 @@ def _run(
     except KeyboardInterrupt as stop:
         notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
         raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
-    study = study.with_recorded(lab.records)
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
-    table = write_report(study, lab.records, environment.conditions, folder)
-    _print_table(study, table, compare(study, lab.records, environment.conditions), as_json=as_json)
-    if not as_json:
-        Console().print(f"records, table, figures and page: {folder}", highlight=False, soft_wrap=True)
+    _report(lab, as_json=as_json)
     return not done
+
+
+def _report(lab: "Lab", *, as_json: bool) -> None:
+    """Table, figures and page of all that a study has found, and the table for the terminal."""
+    from evitlab.report.study_report import compare, write_report
+
+    study, where = lab.study.with_recorded(lab.records), lab.environment.conditions
+    table = write_report(study, lab.records, where, lab.folder)
+    _print_table(study, table, compare(study, lab.records, where), as_json=as_json)
+    if not as_json:
+        Console().print(f"records, table, figures and page: {lab.folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()

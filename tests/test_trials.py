@@ -141,7 +141,7 @@ def test_a_worker_killed_on_this_host_is_seen_at_once(make_lab, journal, monkeyp
         (lost,) = dead.claim(1)
     assert names(alive.claim(3)) == ["width=12", "width=24", "width=8"]
     dead.finish(lost, "ok", records=[], values={"macs": 1.0})  # it was not dead after all: too late
-    assert [t.state for t in alive.read()][0] == TrialState.FAIL
+    assert next(t.state for t in alive.read()) == TrialState.FAIL
 
 
 def test_a_silent_worker_elsewhere_is_taken_for_dead_after_a_while(make_lab, journal, monkeypatch):
