@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch_pruning as tp
-from conftest import draw_images, make_tiny, relative_error
+from conftest import draw_images, make_tiny, perturb, relative_error
 from random_plans import NETWORKS, draw_plan, make_network, make_plan
 from torch import nn
 
@@ -34,7 +34,7 @@ def run(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_cut_is_masked(config, kinds):
     model = make_network(config)
-    for seed in range(len(kinds)):
+    for seed in range(min(len(kinds), 2)):
         plan = draw_plan(config, seed=seed, kinds=kinds)
         small, masked = cut(model, plan), mask(model, plan)
         sizes = {group.key: group.channels for group in find_groups(small.config)}
@@ -171,6 +171,7 @@ def make_timm_deit() -> nn.Module:
 
 def test_torch_pruning_cuts_timm_s_network_alike():
     theirs = make_timm_deit()
+    perturb(theirs, seed=1)
     model = from_timm(theirs, "deit_t", width=24, depth=2, num_heads=2, image_size=64)
     heads, hidden = [1, 4, 5, 10], [0, 7, 50, 95]
     qkv = [start + index for start in range(0, 72, 12) for index in heads]
@@ -183,6 +184,7 @@ def test_torch_pruning_cuts_timm_s_network_alike():
         tp.prune_linear_out_channels(block.attn.qkv, qkv)
         tp.prune_linear_in_channels(block.attn.proj, qkv[: len(qkv) // 3])
         block.attn.head_dim, block.attn.attn_dim = 8, 16
+        block.attn.fused_attn = False  # which scales by the pruned head dimension
     assert theirs.blocks[0].attn.scale == 12**-0.5
     stays = tuple(sorted(set(range(12)) - set(heads)))
     kept = {group.key: (stays, stays) for group in find_groups(model.config) if group.kind != "ffn"}
