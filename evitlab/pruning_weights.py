@@ -88,7 +88,7 @@ def find_start(desk: Desk, wanted: Wanted, *, seed: int, say: Callable[[str], No
         start = _from_timm(name, wanted)
     else:
         return _train(desk, name, wanted, seed=seed, say=say)
-    _check_classes(start, wanted.training)
+    _compare_classes(start.origin, start.network.config.num_classes, wanted.training)
     return start
 
 
@@ -173,6 +173,9 @@ def _from_file(path: Path, name: str, wanted: Wanted) -> Start:
 
 
 def _from_timm(name: str, wanted: Wanted) -> Start:
+    known = timm.get_pretrained_cfg(TIMM[name]) if name in TIMM else None
+    if known is not None:
+        _compare_classes(f"timm's {TIMM[name]}", known.num_classes, wanted.training)  # before it is downloaded
     model = _make_timm(name, wanted, pretrained=True)
     tag = getattr(model, "pretrained_cfg", {}).get("tag") or "default"
     state = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
@@ -218,12 +221,12 @@ def _find_mismatch(model: nn.Module, state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_classes(start: Start, training: TrainSettings) -> None:
-    there, needed = start.network.config.num_classes, len(classes_of(training.data, root=find_root(training)))
+def _compare_classes(origin: str, there: int, training: TrainSettings) -> None:
+    needed = len(classes_of(training.data, root=find_root(training)))
     if there != needed:
         raise UserError(
-            f"{start.origin}: tells {there} classes apart, but {training.data} has {needed}: choose the data that it "
-            "was trained on with --data, or train it on these (evitlab train)"
+            f"{origin}: tells {there} classes apart, but {training.data} has {needed}: choose the data that it was "
+            "trained on with --data, or train it on these (evitlab train)"
         )
 
 

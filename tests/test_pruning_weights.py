@@ -110,7 +110,10 @@ def test_broken_and_foreign_checkpoints_are_refused(tmp_path, small_timm, capsys
         start(tmp_path, want(weights=tmp_path / "less.safetensors", knobs={"depth": 3}))
 
 
-def test_without_a_connection_pretrained_says_so(tmp_path, small_timm):
+def test_without_a_connection_pretrained_says_so(tmp_path, small_timm, monkeypatch):
+    with pytest.raises(UserError, match="deit_tiny_patch16_224: tells 1000 classes apart, but shapes has 16"):
+        start(tmp_path, want(pretrained=True))
+    monkeypatch.setattr(pruning_weights, "classes_of", lambda data, root: range(1000))
     with pytest.raises(UserError, match=r"deit_tiny_patch16_224 could not be downloaded: no connection; give a file"):
         start(tmp_path, want(pretrained=True))
     with pytest.raises(UserError, match="two sources of weights"):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 from fake_evaluation import make_evaluation
+from fake_pruning import make_pruning
 from fake_records import (
     make_curve,
     make_macs,
@@ -41,6 +42,10 @@ def test_every_task_has_a_way_to_be_written_out():
             "top-1 0.7073 (95% interval over images 0.6873-0.7273), top-5 0.8073, loss 0.7500, macro AUC 0.845, "
             "calibration error 0.2627; class: F1, AUC: n00000000: 0.6667, 0.99",
             "class 2, of a kind: not known, not known",
+        ]),
+        ("prune", make_pruning(), [
+            "1: 775,000, 0.8800, 0.9200; 2: 600,000, 0.8000, 0.9000; before 0.9100; ",
+            "control, untrained: 1: 775,000, 0.0625; 2", "probed: nothing",
         ]),
     ],
 )  # fmt: skip

@@ -121,7 +121,7 @@ class Pruning:
     control_curve: tuple[PruneStep, ...]
     macs_before: int
     params_before: int
-    """Counted from the config, BatchNorm not folded."""
+    """Trainable scalars, BatchNorm folded."""
     speed_before: Throughput
     """The original with explicit attention, timed in turn with the pruned network."""
     speed_after: Throughput
