@@ -309,7 +309,8 @@ class Trials:
             for name, value in ((RECORDS, list(records)), ("values", values), (OUTCOME, outcome)):
                 if value:
                     storage.set_trial_user_attr(trial_id, name, value)
-            named = self.study.file.search is not None and not storage.get_trial(trial_id).user_attrs.get(SAMPLED)
+            searches = self.study.file.search is not None
+            named = searches and outcome == "ok" and not storage.get_trial(trial_id).user_attrs.get(SAMPLED)
             if outcome == "ok" and values is not None and not named:
                 told = [float(values[name]) for name, _ in objectives(self.study)]
                 storage.set_trial_state_values(trial_id, TrialState.COMPLETE, told)

@@ -1,7 +1,7 @@
 """What the engine costs for each variant, beside the work: python tests/benchmarks/engine_overhead.py
 
-Claims and ends trials of a grid of 200 variants whose work takes no time, in a SQLite file, in a journal and in PostgreSQL
-(where it is installed), and prints milliseconds a variant.
+Claims and ends trials of a grid of 200 variants whose work takes no time, in a SQLite file, in a journal and in
+PostgreSQL (where it is installed), and prints milliseconds a variant.
 """
 
 import sys
