@@ -80,11 +80,18 @@ class Lab:
             self.study, variant, lambda each, task: self._find(each, Work(variant=each.name, task=task, seed=seed))
         )
 
+    def _makes_no_network(self, variant: Variant) -> bool:
+        """Whether its knobs were found not to fit one another."""
+        task = list_work(self.study, variant)[-1].task
+        task = "train" if self.study.tasks.train is not None else task
+        request = self.study.request(variant, task)
+        return any(r.request == request and r.status == "infeasible" and r.config == {} for r in self.records)
+
     def is_settled(self, variant: Variant, work: Work) -> bool:
         """Whether this work need not be done, as the variant was found infeasible or its training was stopped."""
         if work.task in BEFORE_GATE:
-            return False
-        if self.outside(variant) is not None:
+            return self._makes_no_network(variant)
+        if self.outside(variant) is not None or self._makes_no_network(variant):
             return True
         if self.study.file.stop is None or work.task not in TRAINED:
             return False

@@ -148,11 +148,10 @@ def _judge(lab: Lab, variant: Variant) -> tuple[str, Mapping[str, float] | None]
     """What a variant came to, and the objectives' values where they are known."""
     if find_missing(lab, [variant]):
         return "failed", None
-    values = _values(lab, variant)
+    values = None if lab.outside(variant) is not None else _values(lab, variant)
     if values is not None:
         return "ok", values
-    statuses = {record.status for record in _latest(lab, variant)}
-    return ("stopped" if "stopped" in statuses else "infeasible"), None
+    return ("stopped" if any(r.status == "stopped" for r in _latest(lab, variant)) else "infeasible"), None
 
 
 def _latest(lab: Lab, variant: Variant) -> list[Record]:
@@ -166,7 +165,8 @@ def _latest(lab: Lab, variant: Variant) -> list[Record]:
             if (record.variant, record.request, record.seed) == (variant.name, request, work.seed)
             and record.environment.conditions == lab.environment.conditions
         ]
-        found += [each for each in own if each.status == "ok"][-1:] or own[-1:]
+        done = [each for each in own if each.status == "ok"]
+        found += done[-1:] + [each for each in own if each.status == "infeasible"][-1:] or own[-1:]
     return found
 
 

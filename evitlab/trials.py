@@ -6,6 +6,7 @@ Optuna's own states say too little, so a trial's attribute `outcome` says more:
 """
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,6 +67,7 @@ class Trials:
         self._watch = Watch()
         self._held: dict[int, Claim] = {}
         self._begun = False
+        self._me = secrets.token_hex(8)
         self._described: dict[str, dict[str, Any]] = {}
         self._named = [study.vary(*each) for each in expand(study.file.grid, study.file.variants)]
         self.optuna = storage.patiently(self._create)
@@ -102,9 +104,10 @@ class Trials:
         try:
             with self.storage.exclusive(self.name, self._check):
                 trials = self.read()
+                fresh = not self._begun and (self.alone or not any(trial.state == RUNNING for trial in trials))
                 if self._take_back(trials):
                     trials = self.read()
-                if self._queue(trials):
+                if self._queue(trials, fresh=fresh):
                     trials = self.read()
                 for trial in trials:
                     if trial.state == WAITING and len(claims) < most:
@@ -169,7 +172,7 @@ class Trials:
         return fit_heads(changes, str(changes.get("base", self.study.base.network)))
 
     def _mark(self, number: int, trial_id: int, variant: Variant) -> Claim:
-        owner = describe_worker(environment=self._environment, since=datetime.now(UTC).isoformat())
+        owner = describe_worker(name=self._me, environment=self._environment, since=datetime.now(UTC).isoformat())
         self.optuna._storage.set_trial_user_attr(trial_id, OWNER, owner)
         self._held[number] = Claim(number=number, trial_id=trial_id, variant=variant)
         return self._held[number]
@@ -185,13 +188,12 @@ class Trials:
             }
         return self._described[variant.name]
 
-    def _queue(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _queue(self, trials: Sequence[FrozenTrial], *, fresh: bool) -> bool:
         """Queue every variant that is neither at work nor done, and say whether there was one.
 
-        What failed is queued by a worker that starts when no other is at work: that is a new attempt, and not a share
-        in the old one.
+        What failed is queued by a worker that starts when no other is at work, `fresh`: that is a new attempt, and not
+        a share in the old one.
         """
-        fresh = not self._begun and not any(trial.state == RUNNING for trial in trials)
         own: dict[tuple[Any, Any], list[FrozenTrial]] = {}
         for trial in trials:
             own.setdefault((trial.user_attrs.get(VARIANT), trial.user_attrs.get(ASKED)), []).append(trial)
@@ -259,7 +261,7 @@ class Trials:
                 self._end(trial._trial_id, "withdrawn")
             elif self.alone:
                 self._end(trial._trial_id, "lost")
-            elif describe_worker().items() <= own[OWNER].items():  # this worker's own, of a section that broke
+            elif own[OWNER]["name"] == self._me:  # of a section that broke
                 self._end(trial._trial_id, "withdrawn")
             elif self._watch.is_dead(trial._trial_id, own):
                 self._end_lost(trial, trials)
@@ -307,7 +309,8 @@ class Trials:
             for name, value in ((RECORDS, list(records)), ("values", values), (OUTCOME, outcome)):
                 if value:
                     storage.set_trial_user_attr(trial_id, name, value)
-            named = self.study.file.search is not None and not storage.get_trial(trial_id).user_attrs.get(SAMPLED)
+            searches = self.study.file.search is not None
+            named = searches and outcome == "ok" and not storage.get_trial(trial_id).user_attrs.get(SAMPLED)
             if outcome == "ok" and values is not None and not named:
                 told = [float(values[name]) for name, _ in objectives(self.study)]
                 storage.set_trial_state_values(trial_id, TrialState.COMPLETE, told)

@@ -1,0 +1,56 @@
+"""What the engine costs for each variant, beside the work: python tests/benchmarks/engine_overhead.py
+
+Claims and ends trials of a grid of 200 variants whose work takes no time, in a SQLite file, in a journal and in
+PostgreSQL (where it is installed), and prints milliseconds a variant.
+"""
+
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from postgres import start_postgres
+from test_faults import GRID
+
+from evitlab.environment import describe_environment
+from evitlab.storages import Storage
+from evitlab.study import load_study
+from evitlab.trials import Trials
+
+
+def measure(study_path: Path, storage: str, *, alone: bool) -> float:
+    """Seconds a variant."""
+    study = load_study(study_path)
+    environment = asdict(describe_environment())
+    trials = Trials(study, Storage(storage), alone=alone, environment=environment, is_missing=lambda _: False)
+    begin, count = time.perf_counter(), 0
+    while claims := trials.claim(7 if alone else 1):
+        for claim in claims:
+            trials.finish(claim, "ok", records=[], values={"macs": 1.0})
+        count += len(claims)
+    return (time.perf_counter() - begin) / count
+
+
+def main() -> None:
+    """Print a line a storage."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        study = Path(folder) / "grid.yaml"
+        study.write_text(GRID)
+        storages = {"SQLite, alone": f"sqlite:///{folder}/trials.db", "journal": f"{folder}/journal"}
+        try:
+            storages["PostgreSQL, loopback"] = stack.enter_context(start_postgres()).url
+        except pytest.skip.Exception as reason:
+            print(reason)
+        for name, storage in storages.items():
+            print(f"{name}: {1e3 * measure(study, storage, alone='alone' in name):.1f} ms a variant")
+
+
+if __name__ == "__main__":
+    main()
