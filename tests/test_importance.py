@@ -150,7 +150,7 @@ def test_gates_are_derivatives_of_each_image_s_loss(config):
     model = make_network(config).double()
     images = draw_images(2, *((64, 64) if config.position_embedding else (44, 36))).double()
     gates = find_gates(model, images, LABELS[:2])
-    step = 1e-5
+    step = 1e-6  # finer than the way to the next corner of a ReLU
     for group in find_groups(config):
         assert gates[group.key].shape == (2, group.heads, group.channels)
         largest = gates[group.key].abs().max()
@@ -164,7 +164,7 @@ def test_gates_are_derivatives_of_each_image_s_loss(config):
                     for factor in (1 + step, 1 - step)
                 ]
             slope = (losses[0] - losses[1]) / (2 * step)
-            assert ((slope - gates[group.key][:, head, channel]).abs() < 1e-6 * largest + 1e-9).all(), group.key
+            assert ((slope - gates[group.key][:, head, channel]).abs() < 1e-6 * largest + 1e-8).all(), group.key
 
 
 def test_gates_of_a_batch_are_those_of_its_images_alone(tiny_config):
