@@ -7,6 +7,7 @@ from small_pruning import make_data, make_network, make_walk, states_equal
 
 from evitlab import pruning_steps
 from evitlab.measure.macs import count_macs
+from evitlab.models.weights import save_model
 from evitlab.problems import UserError
 from evitlab.pruning_steps import judge_network, prune_in_steps, score_network
 from evitlab.train.data import scale_pixels
@@ -68,6 +69,29 @@ def test_interrupted_anywhere_it_comes_to_the_same(undisturbed, tmp_path, monkey
     assert states_equal(again, whole)
     assert same_steps == steps
     assert not list((tmp_path / "torn").glob("part-*"))
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_step_that_is_half_written_is_none(undisturbed, tmp_path, monkeypatch, call):
+    whole, steps = undisturbed
+    calls = []
+
+    def tear(network, folder):
+        calls.append(folder)
+        if len(calls) == call:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text("{")
+            raise KeyboardInterrupt
+        return save_model(network, folder)
+
+    walk = make_walk(make_network(), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pruning_steps, "save_model", tear)
+        with pytest.raises(KeyboardInterrupt):
+            walk_all(make_network(), walk)
+    again, same_steps = walk_all(make_network(), walk)
+    assert states_equal(again, whole)
+    assert same_steps == steps
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
