@@ -8,17 +8,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evitlab.checks import BASE, show_base
+from evitlab.domination import list_rivals
 from evitlab.records import Record
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.frame import to_png
 from evitlab.report.html import Page, Picture, render_page
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
+from evitlab.report.search_figures import search_front
+from evitlab.report.search_tables import front_table, growth_table, replay_table, split_by_machine
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
 from evitlab.store import measured, write_atomically
 from evitlab.study import Study
 
+BY_MACHINE = "table_by_machine.csv"
 TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
 VERDICT = "verdict.txt"
 """In a study's results: what somebody concluded from them, written by hand, shown on the page."""
@@ -59,10 +63,32 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         notes=study.file.notes,
     )
     pictures += evaluated.pictures
+    pictures += _write_search(study, table, chosen, folder)
+    by_machine = split_by_machine(study, records)
+    if by_machine is not None:
+        write_atomically(folder / BY_MACHINE, to_csv(by_machine))
     text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files)
     write_atomically(folder / PAGE, text)
     write_atomically(folder / TABLE, to_csv(table))
     return table
+
+
+def _write_search(study: Study, table: pd.DataFrame, chosen: Sequence[Record], folder: Path) -> list[Picture]:
+    """What a search found, in files beside the page and a picture on it."""
+    rivals = list_rivals(chosen)
+    if study.file.search is None or not rivals:
+        return []
+    front = front_table(table, named=set(study.file.variants or ()))
+    growth = growth_table(rivals)
+    for name, found in (("front", front), ("hypervolume", growth), ("early_stopping", replay_table(rivals))):
+        write_atomically(folder / f"{name}.csv", to_csv(found))
+    png = to_png(search_front(front, growth, title=study.file.question, subtitle=describe_proxy(study)))
+    write_atomically(folder / "front.png", png)
+    alt = "Accuracy over speed of every subnetwork trained, found and made by hand apart; the numbers are in front.csv."
+    caption = (
+        "The front that the search found beside what was made by hand, and its hypervolume as variants were trained."
+    )
+    return [Picture(png=png, alt=alt, caption=caption)]
 
 
 def _read_verdict(folder: Path) -> str:
