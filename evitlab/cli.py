@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evitlab.records import Record
+    from evitlab.runner import Lab
     from evitlab.study import Study
 
 app = typer.Typer(
@@ -75,7 +77,7 @@ def _run(
 ) -> bool:
     """Run and report; whether a measurement is missing at the end."""
     from evitlab.problems import UserError
-    from evitlab.store import discard_empty, prepare_folder, read_records, write_atomically
+    from evitlab.store import discard_empty, prepare_folder, read_records
     from evitlab.study import TRAINED, Work
 
     prepare_folder(folder)  # mistakes first: torch takes seconds to load
@@ -86,54 +88,59 @@ def _run(
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
-        from evitlab.report.study_report import STUDY_COPY, write_report
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
         from evitlab.sweep import run_study
 
     tune_allocator()
     environment = describe_environment(device)
-    bar: list[StudyProgress] = []
     try:
         with notice_stops() as stops:
-
-            def update(work: Work, share: float) -> None:
-                bar[0].update(work, share)
-                stops.check()
-
             lab = Lab(
                 study=study,
                 folder=folder,
                 environment=environment,
                 peaks=partial(find_peaks, results, environment),
-                on_progress=update,
+                on_progress=lambda work, share: None,
                 records=records,
                 check=stops.check,
             )
             missing = find_missing(lab, study.rows())
-            if any(work.task in TRAINED for work in missing) or study.file.search is not None:
+            if study.file.search is not None or any(work.task in TRAINED for work in missing):
                 with show_share(notes, "decoding images") as share:
                     read_data(study, on_progress=share)
-            with StudyProgress(missing, notes) as progress:
-                bar.append(progress)
+            with StudyProgress(missing, notes) as bar:
 
-                def expect(found: "Study") -> None:
-                    progress.expect(find_missing(lab, found.found_rows()))
+                def update(work: Work, share: float) -> None:
+                    bar.update(work, share)
+                    stops.check()
 
-                done = run_study(lab, storage=storage, on_found=expect)
+                done = run_study(
+                    replace(lab, on_progress=update),
+                    storage=storage,
+                    on_found=lambda found: bar.expect(find_missing(lab, found.found_rows())),
+                )
     except UserError:  # such as data that are not there
         discard_empty(folder)
         raise
     except KeyboardInterrupt as stop:
         notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
         raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
+    _write_results(study, path, lab, as_json=as_json)
+    return not done
+
+
+def _write_results(study: "Study", path: Path, lab: "Lab", *, as_json: bool) -> None:
+    from evitlab.report.study_report import STUDY_COPY, write_report
+    from evitlab.store import write_atomically
+
+    folder = lab.folder
     study = study.with_recorded(lab.records)
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
-    table = write_report(study, lab.records, environment.conditions, folder)
+    table = write_report(study, lab.records, lab.environment.conditions, folder)
     _print_table(study, table, as_json=as_json)
     if not as_json:
         Console().print(f"records, table, figures and page: {folder}", highlight=False, soft_wrap=True)
-    return not done
 
 
 @app.command()
@@ -221,8 +228,6 @@ def _find_studies(results: Path) -> list[str]:
 
 def _load_results(results: Path, name: str, seed: int) -> "Study":
     """The study as it was when it last ran."""
-    from dataclasses import replace
-
     from evitlab.report.study_report import STUDY_COPY
     from evitlab.store import read_records
     from evitlab.study import StudyError, load_study

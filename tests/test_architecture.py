@@ -27,7 +27,8 @@ LAYERS: dict[str, list[str]] = {
         "report.frame", "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
         "report.training_figures", "report.evaluation_report", "report.html",
-        "report.search_tables", "report.search_figures", "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.search_tables", "report.search_figures",
+        "report.evaluations", "report.study_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",

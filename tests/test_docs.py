@@ -21,7 +21,9 @@ def blocks(language: str) -> list[str]:
 
 def test_every_command_is_in_the_readme_and_the_other_way_round():
     shown = set(
-        re.findall(r"\bevitlab (run|check|list|show|report|bench|profile|train|evaluate)\b", "\n".join(blocks("sh")))
+        re.findall(
+            r"\bevitlab (run|check|list|show|report|bench|profile|train|evaluate|collect)\b", "\n".join(blocks("sh"))
+        )
     )
     commands = get_command(app).commands  # type: ignore[attr-defined]
     assert shown | {"report"} == set(commands)

@@ -259,7 +259,10 @@ def test_a_folder_not_writable_is_named(tmp_path, monkeypatch):
         (b"\xff\n", r"line 2: must be one JSON object, but got"),
         ("[1]\n", r"line 2: the whole: .*, but got \[1\]"),
         (changed(seed="7"), r"line 2: seed: must be a valid integer, but got '7'"),
-        (changed(status="maybe"), r"line 2: status: must be 'ok' or 'failed', but got 'maybe'"),
+        (
+            changed(status="maybe"),
+            r"line 2: status: must be 'ok', 'failed', 'infeasible' or 'stopped', but got 'maybe'",
+        ),
         (
             changed(sead=7),
             r"line 2: sead: unknown; did you mean seed\? \(allowed: schema, key, study, request, variant",

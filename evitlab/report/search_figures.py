@@ -20,6 +20,8 @@ def search_front(front: pd.DataFrame, growth: pd.DataFrame, *, title: str, subti
             best["speed_ratio"], 100 * best["top1"], where="pre", color=INK, linewidth=1.2, label="front", zorder=1
         )
         left.set_xscale("log")
+        left.xaxis.set_major_formatter("{x:g}")
+        left.xaxis.set_minor_formatter("{x:g}")
         left.set_xlabel("measured speed over the base's")
         left.set_title("top-1 % over speed", loc="left")
         left.legend()

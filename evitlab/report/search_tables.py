@@ -1,7 +1,6 @@
 """What a search found: its front, how the front grew, and what the rule of early stopping would have done."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -79,13 +78,9 @@ def split_by_machine(study: Study, records: Sequence[Record]) -> pd.DataFrame | 
         return None
     merged: pd.DataFrame | None = None
     for number, environment in enumerate(every.values(), start=1):
-        asked: dict[str, Any] = {
-            "study": study.name,
-            "requests": requests,
-            "where": environment.conditions,
-            "smoke": study.smoke,
-        }
-        table = study_table(own, **asked).set_index("variant")
+        where = environment.conditions
+        table = study_table(own, study=study.name, requests=requests, where=where, smoke=study.smoke)
+        table = table.set_index("variant")
         names = ["infer_samples_per_sec", "speed_ratio", "speed_ratio_low", "speed_ratio_high", "top1", "missing"]
         part = table[names].add_suffix(f" ({environment.machine}, conditions {number})")
         merged = part if merged is None else merged.join(part)
