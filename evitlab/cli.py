@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,34 +100,32 @@ def _run(
 
     tune_allocator()
     environment = describe_environment(device)
-    bar: list[StudyProgress] = []
     try:
         with notice_stops() as stops:
-
-            def update(work: Work, share: float) -> None:
-                bar[0].update(work, share)
-                stops.check()
-
             lab = Lab(
                 study=study,
                 folder=folder,
                 environment=environment,
                 peaks=partial(find_peaks, results, environment),
-                on_progress=update,
+                on_progress=lambda work, share: None,
                 records=records,
                 check=stops.check,
             )
             missing = find_missing(lab, study.rows())
-            if any(work.task in TRAINED for work in missing) or study.file.search is not None:
+            if study.file.search is not None or any(work.task in TRAINED for work in missing):
                 with show_share(notes, "decoding images") as share:
                     read_data(study, on_progress=share)
-            with StudyProgress(missing, notes) as progress:
-                bar.append(progress)
+            with StudyProgress(missing, notes) as bar:
 
-                def expect(found: "Study") -> None:
-                    progress.expect(find_missing(lab, found.found_rows()))
+                def update(work: Work, share: float) -> None:
+                    bar.update(work, share)
+                    stops.check()
 
-                done = run_study(lab, storage=storage, on_found=expect)
+                done = run_study(
+                    replace(lab, on_progress=update),
+                    storage=storage,
+                    on_found=lambda found: bar.expect(find_missing(lab, found.found_rows())),
+                )
     except UserError:  # such as data that are not there
         discard_empty(folder)
         raise
@@ -244,8 +243,6 @@ def _find_studies(results: Path) -> list[str]:
 
 def _load_results(results: Path, name: str, seed: int) -> "Study":
     """The study as it was when it last ran."""
-    from dataclasses import replace
-
     from evitlab.report.study_report import STUDY_COPY
     from evitlab.store import read_records
     from evitlab.study import StudyError, load_study

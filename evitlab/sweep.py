@@ -16,6 +16,7 @@ import optuna
 from sqlalchemy.engine import URL
 
 from evitlab.identity import name_trials, objectives
+from evitlab.knob_importance import write_importance
 from evitlab.models.knobs import KnobError
 from evitlab.records import Record
 from evitlab.runner import Lab, find_missing, list_work, record_infeasible, run_variants
@@ -54,6 +55,7 @@ def run_study(lab: Lab, *, storage: str | None = None, on_found: OnFound = lambd
             trials = open_trials(lab, opened)
             lab = _work(lab, trials, opened, on_found=on_found)
             _finish_references(lab)
+            _rank(lab, trials)
     return not find_missing(lab, lab.study.rows())
 
 
@@ -66,8 +68,14 @@ def _run_shared(lab: Lab, storage: str, on_found: OnFound) -> bool:
         _publish_references(lab, trials)
         records = opened.patiently(trials.published, lab.check)
         failed = opened.patiently(trials.any_failed, lab.check)
+        opened.patiently(lambda: _rank(lab, trials), lab.check)
     lab.records[:] = merge(records, lab.folder)
     return not failed
+
+
+def _rank(lab: Lab, trials: Trials) -> None:
+    if lab.study.file.search is not None:
+        write_importance(lab.study, trials.read(), lab.folder)
 
 
 def open_local(folder: Path) -> Storage:

@@ -32,7 +32,8 @@ LAYERS: dict[str, list[str]] = {
         "report.training_figures", "report.evaluation_report", "report.page_data", "report.markup", "report.html",
         "report.comparison_report",
         "report.head_tables", "report.head_figures", "report.head_report",
-        "report.evaluations", "report.study_report", "report.pruning_tables", "report.pruning_claims",
+        "report.evaluations", "report.search_tables", "report.search_figures", "report.search_report",
+        "report.study_report", "report.pruning_tables", "report.pruning_claims",
         "report.pruning_figures", "report.pruning_report", "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
@@ -55,7 +56,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "orchestration": [
         "proxies", "subnetworks", "judging", "comparing", "tasks", "attempts", "runner", "storages", "workers",
-        "sampling", "trials", "sweep", "desk", "bench", "trainings",
+        "sampling", "trials", "knob_importance", "sweep", "desk", "bench", "trainings",
         "likeness", "pruning_weights", "pruning_steps", "pruning_speed", "prunings",
     ],
     "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli_pruning", "cli_sweeps", "cli", "__main__"],

@@ -19,12 +19,15 @@ from evitlab.report.knob_figures import find_knob, knob_curves
 from evitlab.report.markup import Page, Picture, Section
 from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
+from evitlab.report.search_report import write_search
+from evitlab.report.search_tables import split_by_machine
 from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.tables import select_records, study_table, to_csv
 from evitlab.store import measured, write_atomically
 from evitlab.study import Study
 
+BY_MACHINE = "table_by_machine.csv"
 TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
 VERDICT = "verdict.txt"
 """In a study's results: what somebody concluded from them, written by hand, shown on the page."""
@@ -67,6 +70,9 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
         notes=study.file.notes,
     )
     pictures += evaluated.pictures
+    pictures += write_search(study, table, chosen, folder, subtitle=describe_proxy(study))
+    if (by_machine := split_by_machine(study, records)) is not None:
+        write_atomically(folder / BY_MACHINE, to_csv(by_machine))
     sections += write_heads(chosen, folder)
     text = render_page(page, table=table, pictures=pictures, records=chosen, files=evaluated.files, sections=sections)
     write_atomically(folder / PAGE, text)

@@ -1,0 +1,39 @@
+"""What a search leaves beside its table: the front, its growth, early stopping replayed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from evitlab.domination import list_rivals
+from evitlab.records import Record
+from evitlab.report.frame import to_png
+from evitlab.report.markup import Picture
+from evitlab.report.search_figures import search_front
+from evitlab.report.search_tables import front_table, growth_table, replay_table
+from evitlab.report.tables import to_csv
+from evitlab.store import write_atomically
+from evitlab.study import Study
+
+
+def write_search(
+    study: Study, table: pd.DataFrame, chosen: Sequence[Record], folder: Path, *, subtitle: str
+) -> list[Picture]:
+    """Write front, hypervolume and early stopping as tables and a figure; give the page's picture.
+
+    None where the study does not search, or where nothing is trained yet.
+    """
+    rivals = list_rivals(chosen)
+    if study.file.search is None or not rivals:
+        return []
+    front = front_table(table, named=set(study.file.variants or ()))
+    growth = growth_table(rivals)
+    for name, found in (("front", front), ("hypervolume", growth), ("early_stopping", replay_table(rivals))):
+        write_atomically(folder / f"{name}.csv", to_csv(found))
+    png = to_png(search_front(front, growth, title=study.file.question, subtitle=subtitle))
+    write_atomically(folder / "front.png", png)
+    alt = "Accuracy over speed of every subnetwork trained, found and made by hand apart; the numbers are in front.csv."
+    caption = (
+        "The front that the search found beside what was made by hand, and its hypervolume as variants were trained."
+    )
+    return [Picture(png=png, alt=alt, caption=caption)]
