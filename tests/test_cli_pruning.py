@@ -101,6 +101,7 @@ def test_several_seeds_have_an_interval(evitlab):
     assert "Student t, over seeds" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_efficientvit_says_what_could_not_be_pruned(evitlab):
     code, out, _ = evitlab("prune", "efficientvit_m0", "--smoke", "--target", "macs=0.8")
     assert code == 0

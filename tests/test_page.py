@@ -170,6 +170,7 @@ def test_names_from_a_study_stay_text(open_page):
     assert page.locator("img").count() == 0
 
 
+@pytest.mark.slow
 def test_thousands_of_variants_can_be_opened_and_sorted(open_page):
     records = []
     for number in range(MANY):

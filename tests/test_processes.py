@@ -44,6 +44,7 @@ def test_two_processes_train_as_one_and_evaluate_exactly(tmp_path: Path):
     assert [path.name for path in (tmp_path / "two" / "checkpoint").iterdir()] == ["step-00000012"]
 
 
+@pytest.mark.slow
 def test_processes_go_on_from_a_checkpoint(tmp_path: Path):
     whole = run(tmp_path, processes=2)
     again = run(tmp_path, processes=2)  # finds the last step's

@@ -104,6 +104,7 @@ def test_what_has_been_pruned_is_not_pruned_again(done, monkeypatch):
     assert len(read_records(folder / "results")) == 2
 
 
+@pytest.mark.slow
 def test_other_settings_are_another_pruning_and_lost_weights_are_made_again(tmp_path):
     save_model(make_network(), tmp_path / "saved")
     order = make_order(weights=tmp_path / "saved", finetune=0.0)
@@ -144,6 +145,7 @@ def test_all_of_it_is_the_same_network(tmp_path):
     assert found.reached == 1
 
 
+@pytest.mark.slow
 def test_less_is_never_more(tmp_path):
     save_model(make_network(), tmp_path / "saved")
     targets = [Target(kind="macs", value=value) for value in (0.9, 0.7, 0.5)]

@@ -135,6 +135,7 @@ def measure_by(monkeypatch, law):
     )["m4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.85, 0.9, 1.04])
 def test_wider_stages_give_finer_steps_than_the_first(monkeypatch, start):
     """M4's first stage moves in steps of 4 of 128, in speed 6% apart; its last of 4 of 384. All targets are met."""

@@ -79,7 +79,9 @@ def test_two_workers_share_the_variants(make_lab, journal):
     assert second.others_at_work()
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize(
+    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "nsga2"))]
+)
 def test_one_seed_and_one_worker_give_the_same_proposals_none_twice(make_lab, sampler):
     text = SEARCH.replace("random", sampler).replace("variants: 8", "variants: 14")
     runs = []
