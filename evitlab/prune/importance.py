@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evitlab.models.attention import MHSA, GroupAttention
+from evitlab.models.capture import evaluating
 from evitlab.models.ffn import FFN
 from evitlab.models.layers import ConvNorm
 from evitlab.models.network import Network
@@ -82,7 +83,7 @@ def differentiate_gates(
         return {key: gradient[:1] for key, gradient in twice.items()}
     device = next(model.parameters()).device
     inputs, labels = inputs.to(device), labels.to(device)
-    with _evaluating(model), torch.enable_grad(), _gating(model, groups) as gates:
+    with evaluating(model), torch.enable_grad(), _gating(model, groups) as gates:
         loss = F.cross_entropy(model(inputs), labels, reduction="sum")
         flat = [gate for each in gates.values() for gate in each]
         found = iter(torch.autograd.grad(loss, flat))  # no gradient of any weight is computed, let alone kept
@@ -184,15 +185,3 @@ def _squares(layer: nn.Module, *, dim: int) -> Float64[Tensor, " channels"]:
         assert isinstance(layer, nn.Linear)
         weight = layer.weight.double()
     return weight.square().sum(dim).cpu()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode; each gets its own mode back."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
