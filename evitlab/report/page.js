@@ -39,12 +39,15 @@ const compare = (a, b) => {
   return typeof a === "number" ? -1 : 1;
 };
 
-/** Rows in the order of a column; empty cells last, either way. */
+/** Rows in the order of a column; empty cells last, either way. Moved while they are out of the page, all at once. */
 const sortRows = (table, column, descending) => {
   const body = table.tBodies[0];
   const keyed = Array.from(body.rows, (row) => [valueOf(row.cells[column]), row]);
   const full = keyed.filter(([value]) => value !== null).sort(([a], [b]) => (descending ? compare(b, a) : compare(a, b)));
-  body.append(...[...full, ...keyed.filter(([value]) => value === null)].map(([, row]) => row));
+  const sorted = [...full, ...keyed.filter(([value]) => value === null)].map(([, row]) => row);
+  body.remove();
+  body.replaceChildren(...sorted);
+  table.append(body);
 };
 
 const makeSortable = (table) => {
