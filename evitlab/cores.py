@@ -45,12 +45,8 @@ def _take(file: IO[bytes], kind: int, check: Callable[[], None], patience_s: flo
             time.sleep(POLL_S)
 
 
-def _go_on() -> None:
-    """Nothing asks a waiting worker to stop."""
-
-
 @contextmanager
-def time_alone(check: Callable[[], None] = _go_on) -> Iterator[bool | None]:
+def time_alone(check: Callable[[], None] = lambda: None) -> Iterator[bool | None]:
     """Time inside, once no other worker of this host times or trains; gives whether that came true.
 
     Gives None where the system cannot tell. `check` is called while it waits, and may raise.
@@ -69,7 +65,7 @@ def time_alone(check: Callable[[], None] = _go_on) -> Iterator[bool | None]:
 
 
 @contextmanager
-def train_beside(check: Callable[[], None] = _go_on) -> Iterator[Callable[[], None]]:
+def train_beside(check: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
     """Train inside, beside other trainings; gives what to call between two steps, which lets a timing pass."""
     if fcntl is None:
         yield check

@@ -34,10 +34,20 @@ def test_a_timing_waits_for_a_step_and_the_training_for_the_timing():
     assert order == ["a step", "timing, alone: True", "timed", "the next step"]
 
 
-def test_trainings_run_side_by_side():
-    with train_beside() as first, train_beside() as second:
-        first()
-        second()
+def test_trainings_run_side_by_side_and_a_timing_waits_for_all_of_them(monkeypatch):
+    monkeypatch.setattr(cores, "PATIENCE_S", 0.05)
+    was_alone = []
+    with train_beside() as first:
+        with train_beside() as second:
+            first()
+            second()
+            with time_alone() as alone:
+                was_alone.append(alone)
+        with time_alone() as alone:
+            was_alone.append(alone)
+    with time_alone() as alone:
+        was_alone.append(alone)
+    assert was_alone == [False, False, True]
 
 
 def test_a_training_that_makes_no_way_is_not_waited_for_forever(monkeypatch):
