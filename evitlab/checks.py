@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from evitlab.models.knobs import KNOBS, KnobError
 from evitlab.models.zoo import ZOO, make_config
 from evitlab.problems import shorten, suggest
-from evitlab.search import SearchSettings, find_proposal_problems, find_search_contradictions, fit_heads
 from evitlab.settings import PAPER_FIGURES, StudyFile, Tasks, choose_proxy
+from evitlab.sweep.search import SearchSettings, find_proposal_problems, find_search_contradictions, fit_heads
 
 BASE = "base"
 """Name of the row that every variant is compared with."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from evitlab.cli_heads import heads
-from evitlab.cli_models import bench, profile
-from evitlab.cli_pruning import prune
-from evitlab.cli_sweeps import StorageOption, collect
-from evitlab.cli_training import DataRoot, evaluate, train
+from evitlab.commands.heads import heads
+from evitlab.commands.models import bench, profile
+from evitlab.commands.pruning import prune
+from evitlab.commands.sweeps import StorageOption, collect
+from evitlab.commands.training import DataRoot, evaluate, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,14 +89,14 @@ def _run(
     records = read_records(folder)
     notes = Console(stderr=True)
     with notes.status("loading torch", spinner="dots"):
-        from evitlab.bench import find_peaks
+        from evitlab.desk.bench import find_peaks
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
         from evitlab.report.study_report import STUDY_COPY
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
-        from evitlab.sweep import run_study
+        from evitlab.sweep.run import run_study
 
     tune_allocator()
     environment = describe_environment(device)

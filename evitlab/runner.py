@@ -11,9 +11,7 @@ from typing import Any
 
 from evitlab.attempts import Group, attempt
 from evitlab.cores import take_cores, time_alone
-from evitlab.domination import list_rivals
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
-from evitlab.gate import BEFORE_GATE, find_outside, make_judge
 from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements.accuracy import Epoch
 from evitlab.measurements.profile import Peaks
@@ -27,6 +25,8 @@ from evitlab.settings import as_arguments
 from evitlab.store import append, folder_name, measured
 from evitlab.study import ON_WEIGHTS, TRAINED, Study, Variant, Work
 from evitlab.subnetworks import match_throughput
+from evitlab.sweep.domination import list_rivals
+from evitlab.sweep.gate import BEFORE_GATE, find_outside, make_judge
 from evitlab.tasks import TASKS, Machine, Share, Weights
 
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from evitlab.measurements.terms import Precision
 from evitlab.problems import suggest
 from evitlab.recipes import STRICT, Count, Positive, RecipeField, TrainRecipe
-from evitlab.search import Limits, SearchSettings, StopSettings
+from evitlab.sweep.search import Limits, SearchSettings, StopSettings
 
 
 def as_arguments(settings: Any) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from conftest import perturb
 
-from evitlab.desk import Desk
+from evitlab.desk.desk import Desk
+from evitlab.desk.pruning_steps import Walk
+from evitlab.desk.pruning_weights import Wanted
+from evitlab.desk.prunings import Order
 from evitlab.environment import describe_environment
 from evitlab.models.network import Network, build_model
 from evitlab.models.zoo import make_config
 from evitlab.pruning_settings import PruneSettings, Target
-from evitlab.pruning_steps import Walk
-from evitlab.pruning_weights import Wanted
-from evitlab.prunings import Order
 from evitlab.recipes import TrainRecipe
 from evitlab.settings import TrainSettings
 from evitlab.train.data import DataSet, load_data

@@ -20,8 +20,8 @@ LAYERS: dict[str, list[str]] = {
         "prune.groups", "prune.costs",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.heads", "measurements.pruning", "measurements.by_task",
-        "curves", "recipes", "bounds", "records", "search", "settings", "yamlfile", "options", "pruning_settings",
-        "checks", "study", "store", "drawings", "domination", "gate", "cores", "stopping", "identity",
+        "curves", "recipes", "bounds", "records", "sweep.search", "settings", "yamlfile", "options", "pruning_settings",
+        "checks", "study", "store", "drawings", "sweep.domination", "sweep.gate", "cores", "stopping", "sweep.identity",
     ],
     "reports": [
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
@@ -55,11 +55,15 @@ LAYERS: dict[str, list[str]] = {
         "prune.importance", "prune.plan", "prune.surgery",
     ],
     "orchestration": [
-        "proxies", "subnetworks", "judging", "comparing", "tasks", "attempts", "runner", "storages", "workers",
-        "sampling", "trials", "knob_importance", "sweep", "desk", "bench", "trainings",
-        "likeness", "pruning_weights", "pruning_steps", "pruning_speed", "prunings",
+        "proxies", "subnetworks", "judging", "comparing", "tasks", "attempts", "runner",
+        "sweep.storages", "sweep.workers", "sweep.sampling", "sweep.trials", "sweep.knob_importance", "sweep.run",
+        "desk.desk", "desk.bench", "desk.trainings", "desk.likeness", "desk.pruning_weights", "desk.pruning_steps",
+        "desk.pruning_speed", "desk.prunings",
     ],
-    "entry": ["cli_options", "cli_models", "cli_training", "cli_heads", "cli_pruning", "cli_sweeps", "cli", "__main__"],
+    "entry": [
+        "commands.options", "commands.models", "commands.training", "commands.heads", "commands.pruning",
+        "commands.sweeps", "cli", "__main__",
+    ],
 }  # fmt: skip
 BELOW = {
     "paper": [],
@@ -84,7 +88,9 @@ def imports_of(source: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "evitlab":
-            found.add((node.module or "").removeprefix("evitlab").removeprefix("."))
+            room = (node.module or "").removeprefix("evitlab").removeprefix(".")
+            inside = {f"{room}.{name.name}".removeprefix(".") for name in node.names}
+            found |= (inside & {name_of(path) for path in MODULES}) or {room}
         if isinstance(node, ast.Import):
             found |= {a.name.removeprefix("evitlab.") for a in node.names if a.name.startswith("evitlab.")}
     return found
@@ -127,6 +133,7 @@ def test_imports_go_one_way(path):
     ("module", "source"),
     [
         ("study", "from evitlab.store import append"),
+        ("study", "from evitlab import store"),
         ("models.config", "import evitlab.models.zoo"),
         ("store", "from evitlab.models.network import build_model"),
         ("report.html", "def f():\n    from evitlab.runner import run_variants"),

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from fake_records import make_peaks, make_self_test
 
-from evitlab import bench as bench_module
 from evitlab import environment
 from evitlab.cli import main
+from evitlab.desk import bench as bench_module
 from evitlab.store import measured, read_records
 
 SMALL = "depth=1,width=24,num_heads=2,image_size=32,num_classes=4"

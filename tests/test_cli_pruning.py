@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from evitlab import environment, prunings
+from evitlab import environment
 from evitlab.cli import main
+from evitlab.desk import prunings
 from evitlab.measure import rounds, throughput
 from evitlab.models.weights import load_model
 from evitlab.store import measured, read_records

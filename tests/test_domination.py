@@ -2,8 +2,8 @@
 
 import pytest
 
-from evitlab.domination import Rival, find_dominator, find_front, replay
-from evitlab.search import StopSettings
+from evitlab.sweep.domination import Rival, find_dominator, find_front, replay
+from evitlab.sweep.search import StopSettings
 
 RULE = StopSettings(margin=0.1, after=0.5)
 

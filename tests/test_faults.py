@@ -31,7 +31,7 @@ tasks:
   macs: {}
 """
 START = get_context("forkserver")
-START.set_forkserver_preload(["evitlab.sweep", "evitlab.bench", "evitlab.report.study_report", "test_faults"])
+START.set_forkserver_preload(["evitlab.sweep.run", "evitlab.desk.bench", "evitlab.report.study_report", "test_faults"])
 VARIANTS = 200
 WORKERS = 8
 KILLS = 8

@@ -8,7 +8,7 @@ import pytest
 from fake_images import draw
 from test_training_commands import FEW, MODEL, QUICK, evitlab, only, options  # noqa: F401 (a fixture)
 
-from evitlab import likeness
+from evitlab.desk import likeness
 from evitlab.measure.heads import drop_one, head_similarity
 from evitlab.models.named import load_named
 from evitlab.models.network import build_model

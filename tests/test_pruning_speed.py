@@ -6,10 +6,10 @@ import pytest
 from fake_records import make_throughput
 from small_pruning import SETTINGS, make_network
 
-from evitlab import pruning_speed
+from evitlab.desk import pruning_speed
+from evitlab.desk.pruning_speed import ORIGINAL, PRUNED, PUBLISHED, Aim, Timer, check_speed
 from evitlab.models.attention import Attend
 from evitlab.problems import UserError
-from evitlab.pruning_speed import ORIGINAL, PRUNED, PUBLISHED, Aim, Timer, check_speed
 
 
 def make_timer(**settings):

@@ -5,11 +5,11 @@ import torch
 from scipy.stats import norm
 from small_pruning import make_data, make_network, make_walk, states_equal
 
-from evitlab import pruning_steps
+from evitlab.desk import pruning_steps
+from evitlab.desk.pruning_steps import judge_network, prune_in_steps, score_network
 from evitlab.measure.macs import count_macs
 from evitlab.models.weights import save_model
 from evitlab.problems import UserError
-from evitlab.pruning_steps import judge_network, prune_in_steps, score_network
 from evitlab.train.data import scale_pixels
 
 SHARES = [0.8, 0.64]

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from small_pruning import KNOBS, TRAINING, make_desk, make_network, states_equal
 from torch import nn
 
-from evitlab import pruning_weights
+from evitlab.desk import pruning_weights
+from evitlab.desk.pruning_weights import Wanted, choose_name, find_start
 from evitlab.models.network import build_model
 from evitlab.models.weights import load_model, save_model
 from evitlab.models.zoo import make_config
 from evitlab.problems import UserError
-from evitlab.pruning_weights import Wanted, choose_name, find_start
 from evitlab.store import read_records
 
 TIMM_DEIT = "deit_tiny_patch16_224"

@@ -7,13 +7,13 @@ import torch
 from conftest import draw_images
 from small_pruning import SETTINGS, TRAINING, make_desk, make_network, make_order, states_equal
 
-from evitlab import prunings
+from evitlab.desk import prunings
+from evitlab.desk.prunings import make_untrained, prune_targets
 from evitlab.measure.macs import count_macs
 from evitlab.models.weights import load_model, save_model
 from evitlab.problems import UserError
 from evitlab.prune.groups import find_groups
 from evitlab.pruning_settings import Target
-from evitlab.prunings import make_untrained, prune_targets
 from evitlab.store import measured, read_records
 from evitlab.train.optim import draw_xavier
 

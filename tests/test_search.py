@@ -2,7 +2,8 @@
 
 import pytest
 
-from evitlab.search import (
+from evitlab.study import StudyError, load_study
+from evitlab.sweep.search import (
     Limits,
     Range,
     SearchSettings,
@@ -12,7 +13,6 @@ from evitlab.search import (
     judge_limits,
     name_proposal,
 )
-from evitlab.study import StudyError, load_study
 
 HEAD = """
 question: q

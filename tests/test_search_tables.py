@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 
-from evitlab.domination import Rival
 from evitlab.report.search_tables import growth_table, measure_hypervolume, replay_table
+from evitlab.sweep.domination import Rival
 
 
 def draw(count: int) -> list[Rival]:

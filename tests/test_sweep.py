@@ -14,12 +14,12 @@ from test_runner import PEAKS, TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
-from evitlab.identity import objectives
 from evitlab.runner import Lab, find_missing
-from evitlab.storages import SweepError
 from evitlab.store import read_records
 from evitlab.study import load_study
-from evitlab.sweep import lock_folder, open_local, open_trials, run_study
+from evitlab.sweep.identity import objectives
+from evitlab.sweep.run import lock_folder, open_local, open_trials, run_study
+from evitlab.sweep.storages import SweepError
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_objectives_follow_the_tasks(make_lab):
 
 
 def test_only_one_run_at_a_time_and_a_dead_one_locks_nothing_out(tmp_path):
-    code = f"from evitlab.sweep import lock_folder\nfrom pathlib import Path\nimport time\n" \
+    code = f"from evitlab.sweep.run import lock_folder\nfrom pathlib import Path\nimport time\n" \
            f"with lock_folder(Path({str(tmp_path)!r})): print('locked', flush=True); time.sleep(60)"  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

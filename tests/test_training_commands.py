@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from evitlab import environment, trainings
+from evitlab import environment
 from evitlab.cli import main
+from evitlab.desk import trainings
 from evitlab.models.weights import load_model
 from evitlab.store import measured, read_records
 from evitlab.train.data import load_data, scale_pixels

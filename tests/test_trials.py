@@ -7,13 +7,13 @@ import pytest
 from optuna.trial import TrialState
 from test_runner import PEAKS
 
-from evitlab import workers
 from evitlab.environment import describe_environment
 from evitlab.runner import Lab
-from evitlab.storages import Storage, SweepError
 from evitlab.store import read_records
 from evitlab.study import load_study
-from evitlab.sweep import collect, open_trials, run_study
+from evitlab.sweep import workers
+from evitlab.sweep.run import collect, open_trials, run_study
+from evitlab.sweep.storages import Storage, SweepError
 
 HEAD = """
 question: q
@@ -141,7 +141,7 @@ def test_a_worker_killed_on_this_host_is_seen_at_once(make_lab, journal, monkeyp
     dead, alive = open_worker(make_lab(GRID), journal), open_worker(make_lab(GRID), journal)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "evitlab.trials.describe_worker", lambda **more: workers.describe_worker(**more) | {"pid": 2**22 - 1}
+            "evitlab.sweep.trials.describe_worker", lambda **more: workers.describe_worker(**more) | {"pid": 2**22 - 1}
         )
         (lost,) = dead.claim(1)
     assert names(alive.claim(3)) == ["width=12", "width=24", "width=8"]
@@ -155,7 +155,7 @@ def test_a_silent_worker_elsewhere_is_taken_for_dead_after_a_while(make_lab, jou
     silent, alive = open_worker(make_lab(GRID), journal), open_worker(make_lab(GRID), journal)
     alive._watch = workers.Watch(clock=lambda: now[0])
     monkeypatch.setattr(
-        "evitlab.trials.describe_worker", lambda **more: {"host": None, "pid": id(more), "started": None, **more}
+        "evitlab.sweep.trials.describe_worker", lambda **more: {"host": None, "pid": id(more), "started": None, **more}
     )
     (claim,) = silent.claim(1)
     alive.claim(2)
@@ -174,7 +174,8 @@ def test_after_three_retries_a_variant_is_recorded_as_failed(make_lab, journal, 
     watcher = open_worker(lab, journal)
     monkeypatch.setattr(workers.Watch, "is_dead", lambda *_: True)
     monkeypatch.setattr(
-        "evitlab.trials.describe_worker", lambda **more: {"host": "h", "pid": len(more) and 1, "started": 0, **more}
+        "evitlab.sweep.trials.describe_worker",
+        lambda **more: {"host": "h", "pid": len(more) and 1, "started": 0, **more},
     )
     for _ in range(1 + workers.RETRIES):
         (claim,) = open_worker(lab, journal).claim(1)
@@ -214,8 +215,8 @@ def test_every_machine_collects_the_same_and_speeds_stay_apart(make_lab, journal
     ],
 )
 def test_a_wrong_storage_is_one_message_without_its_password(storage, problem, monkeypatch):
-    monkeypatch.setattr("evitlab.storages.OPENING_S", 0.0)
-    monkeypatch.setattr("evitlab.storages.Storage.patiently", lambda self, action, check=None, most_s=0: action())
+    monkeypatch.setattr("evitlab.sweep.storages.OPENING_S", 0.0)
+    monkeypatch.setattr("evitlab.sweep.storages.Storage.patiently", lambda self, action, check=None, most_s=0: action())
     with pytest.raises(SweepError) as caught:
         Storage(storage)
     assert str(caught.value).startswith(problem)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from evitlab.domination import list_rivals
 from evitlab.records import Record
 from evitlab.report.frame import to_png
 from evitlab.report.markup import Picture
@@ -14,6 +13,7 @@ from evitlab.report.search_tables import front_table, growth_table, replay_table
 from evitlab.report.tables import to_csv
 from evitlab.store import write_atomically
 from evitlab.study import Study
+from evitlab.sweep.domination import list_rivals
 
 
 def write_search(

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from evitlab.domination import Rival, find_front, replay
 from evitlab.records import Record
 from evitlab.report.tables import study_table
-from evitlab.search import StopSettings
 from evitlab.study import Study
+from evitlab.sweep.domination import Rival, find_front, replay
+from evitlab.sweep.search import StopSettings
 
 RULES = tuple(StopSettings(margin=margin, after=after) for margin in (0.02, 0.05, 0.1) for after in (0.2, 0.4))
 """The rules that are replayed over a study that ran in full."""

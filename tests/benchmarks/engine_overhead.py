@@ -19,9 +19,9 @@ from postgres import start_postgres
 from test_faults import GRID
 
 from evitlab.environment import describe_environment
-from evitlab.storages import Storage
 from evitlab.study import load_study
-from evitlab.trials import Trials
+from evitlab.sweep.storages import Storage
+from evitlab.sweep.trials import Trials
 
 
 def measure(study_path: Path, storage: str, *, alone: bool) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from evitlab.storages import ignore_outage
+from evitlab.sweep.storages import ignore_outage
 
 BEAT_S = 5.0
 GRACE_S = 60.0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
-from evitlab.search import StopSettings
 from evitlab.store import measured
+from evitlab.sweep.search import StopSettings
 
 
 @dataclass(frozen=True, kw_only=True)

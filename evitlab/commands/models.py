@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
+from evitlab.commands.options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
 
 if TYPE_CHECKING:
-    from evitlab.desk import Desk
+    from evitlab.desk.desk import Desk
     from evitlab.models.named import NamedModel
     from evitlab.options import ProcessOptions
     from evitlab.records import Record
@@ -128,7 +128,7 @@ def profile(
     settings = make_settings(OperatorsSettings, options)
     settings = replace(settings, batch_size=1, repeats=2) if smoke else settings
     with open_desk("profile", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
-        from evitlab import bench as lab
+        from evitlab.desk import bench as lab
 
         loaded = _load(model, knobs, size, seed)
         precision = settings.execution.precision
@@ -186,7 +186,7 @@ def _read_bench(
 
 
 def _measure(command: str, desk: "Desk", models: "list[NamedModel]", settings: "ThroughputSettings") -> "list[Record]":
-    from evitlab import bench as lab
+    from evitlab.desk import bench as lab
 
     if command == "bench":
         return lab.bench(desk, models, settings)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
+from evitlab.commands.options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
 
 if TYPE_CHECKING:
-    from evitlab.desk import Desk
+    from evitlab.desk.desk import Desk
+    from evitlab.desk.trainings import Asked, Judged
     from evitlab.options import ProcessOptions
     from evitlab.settings import TrainSettings
-    from evitlab.trainings import Asked, Judged
 
 Data = Annotated[
     list[str] | None,
@@ -82,7 +82,7 @@ def train(
         open_desk("train", [model], process, results, device=device, seed=seed, smoke=smoke) as desk,
         _join_processes(desk) as first,
     ):
-        from evitlab.trainings import train_seeds
+        from evitlab.desk.trainings import train_seeds
 
         records = train_seeds(desk, ask(model, knobs, image_size, settings))
     if first:
@@ -119,7 +119,7 @@ def evaluate(
     """
     process, settings = read_settings(options, "proxy", data, data_root, seed=seed, seeds=1, smoke=smoke)
     with open_desk("evaluate", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
-        from evitlab.trainings import judge
+        from evitlab.desk.trainings import judge
 
         judged = judge(desk, ask(model, knobs, image_size, settings), maps=maps, block=_read_block(block))
     _draw(judged, desk)
@@ -150,8 +150,8 @@ def read_settings(
 
 def ask(model: str, knobs: list[str] | None, image_size: str | None, settings: "TrainSettings") -> "Asked":
     """A network and the images that it is to learn or to name, as the user set them."""
+    from evitlab.desk.trainings import Asked
     from evitlab.options import parse_image_size, parse_pairs
-    from evitlab.trainings import Asked
 
     return Asked(
         model=model,

@@ -9,7 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.pruning_speed import ORIGINAL, PRUNED, PUBLISHED, Aim, Timer, check_speed
+from evitlab.desk.pruning_steps import COSTS, Scores, Walk, judge_network, plan_cut, prune_in_steps, score_network
+from evitlab.desk.pruning_weights import Start, Wanted, find_start
 from evitlab.measurements.pruning import PrunedGroup, PruneStep, Pruning, SpeedProbe
 from evitlab.measurements.speed import Throughput
 from evitlab.models.config import ModelConfig
@@ -19,9 +22,6 @@ from evitlab.proxies import decode_images, load_for
 from evitlab.prune.costs import count_config_macs, count_config_params
 from evitlab.prune.groups import find_groups, find_unprunable, resize_groups
 from evitlab.pruning_settings import PruneSettings, Target
-from evitlab.pruning_speed import ORIGINAL, PRUNED, PUBLISHED, Aim, Timer, check_speed
-from evitlab.pruning_steps import COSTS, Scores, Walk, judge_network, plan_cut, prune_in_steps, score_network
-from evitlab.pruning_weights import Start, Wanted, find_start
 from evitlab.recipes import as_asked
 from evitlab.records import Record, digest
 from evitlab.store import read_records, write_atomically

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evitlab.cli_options import Device, Json, Knobs, Results, Seed, Smoke, open_desk, report
-from evitlab.cli_training import Data, DataRoot
+from evitlab.commands.options import Device, Json, Knobs, Results, Seed, Smoke, open_desk, report
+from evitlab.commands.training import Data, DataRoot
 
 if TYPE_CHECKING:
-    from evitlab.desk import Desk
+    from evitlab.desk.desk import Desk
+    from evitlab.desk.prunings import Outcome
     from evitlab.options import ProcessOptions
-    from evitlab.prunings import Outcome
 
 Model = Annotated[
     str | None,
@@ -140,9 +140,9 @@ def _read(options: list[str] | None, targets: list[str], **others: Any) -> "tupl
 
 
 def _run(desk: "Desk", asked: dict[str, Any], source: dict[str, Any], knobs: list[str] | None) -> "Outcome":
+    from evitlab.desk.pruning_weights import Wanted
+    from evitlab.desk.prunings import Order, prune_targets
     from evitlab.options import parse_pairs
-    from evitlab.pruning_weights import Wanted
-    from evitlab.prunings import Order, prune_targets
 
     wanted = Wanted(knobs=parse_pairs(knobs or [], option="--set"), training=asked["training"], **source)
     order = Order(wanted=wanted, targets=asked["targets"], settings=asked["settings"])

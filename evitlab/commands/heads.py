@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from evitlab.cli_options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
-from evitlab.cli_training import Data, DataRoot, Recipe, With, ask, read_settings
+from evitlab.commands.options import MODEL_HELP, Device, ImageSize, Json, Knobs, Results, Seed, Smoke, open_desk, report
+from evitlab.commands.training import Data, DataRoot, Recipe, With, ask, read_settings
 
 Images = Annotated[int, typer.Option(min=1, help="Held-out images on which heads are compared and dropped.")]
 DropOne = Annotated[
@@ -55,7 +55,7 @@ def heads(
     process, training = read_settings(options, recipe, data, data_root, seed=seed, seeds=1, smoke=smoke)
     settings = HeadsSettings(images=8 if smoke else images, drop_one=drop_one)
     with open_desk("heads", [model], process, results, device=device, seed=seed, smoke=smoke) as desk:
-        from evitlab.likeness import compare_model
+        from evitlab.desk.likeness import compare_model
 
         compared = compare_model(desk, ask(model, knobs, image_size, training), settings)
     for note in compared.notes:

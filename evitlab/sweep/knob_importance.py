@@ -10,9 +10,9 @@ import pandas as pd
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from evitlab.identity import objectives
 from evitlab.store import write_atomically
 from evitlab.study import Study
+from evitlab.sweep.identity import objectives
 
 IMPORTANCE = "importance.csv"
 SEEDS = range(10)

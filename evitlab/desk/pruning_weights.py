@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import nn
 
-from evitlab.desk import Desk, one_line_errors
+from evitlab.desk.desk import Desk, one_line_errors
+from evitlab.desk.trainings import WEIGHTS, Asked, train_seeds
 from evitlab.models.knobs import KnobError
 from evitlab.models.named import NamedModel
 from evitlab.models.network import Network
@@ -26,7 +27,6 @@ from evitlab.records import Record, digest
 from evitlab.settings import TrainSettings
 from evitlab.store import measured, write_atomically
 from evitlab.train.data import classes_of
-from evitlab.trainings import WEIGHTS, Asked, train_seeds
 
 TIMM = {
     "deit_t": "deit_tiny_patch16_224",

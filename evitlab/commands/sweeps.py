@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from evitlab.cli_training import DataRoot
+from evitlab.commands.training import DataRoot
 
 StorageOption = Annotated[
     str | None,
@@ -47,7 +47,7 @@ def collect(
     read = place_data(load_study(study, seed=seed, smoke=smoke), data_root)
     folder = results / read.name / "smoke" if smoke else results / read.name
     with Console(stderr=True).status("collecting", spinner="dots"):
-        from evitlab.sweep import collect as collect_records
+        from evitlab.sweep.run import collect as collect_records
 
         records = collect_records(read, folder, storage=storage)
     write_atomically(folder / STUDY_COPY, study.read_text(encoding="utf-8"))

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from evitlab.comparing import compare_heads, make_untrained
-from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.trainings import WEIGHTS, Asked, train_seeds
 from evitlab.models.named import NamedModel, load_named
 from evitlab.models.network import Network
 from evitlab.models.zoo import ZOO
@@ -17,7 +18,6 @@ from evitlab.proxies import decode_images, load_for
 from evitlab.records import Record
 from evitlab.settings import HeadsSettings
 from evitlab.store import measured
-from evitlab.trainings import WEIGHTS, Asked, train_seeds
 
 SMALL: dict[str, dict[str, Any]] = {
     "deit": {"image_size": 32, "patch_size": 8, "width": 48},

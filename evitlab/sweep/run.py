@@ -15,16 +15,16 @@ from typing import Any, TextIO
 import optuna
 from sqlalchemy.engine import URL
 
-from evitlab.identity import name_trials, objectives
-from evitlab.knob_importance import write_importance
 from evitlab.models.knobs import KnobError
 from evitlab.records import Record
 from evitlab.runner import Lab, find_missing, list_work, record_infeasible, run_variants
-from evitlab.storages import ERRORS, Storage, SweepError
 from evitlab.store import StoreError, measured, merge, read_records
 from evitlab.study import Study, Variant
-from evitlab.trials import Claim, Trials
-from evitlab.workers import Heart
+from evitlab.sweep.identity import name_trials, objectives
+from evitlab.sweep.knob_importance import write_importance
+from evitlab.sweep.storages import ERRORS, Storage, SweepError
+from evitlab.sweep.trials import Claim, Trials
+from evitlab.sweep.workers import Heart
 
 try:
     import fcntl

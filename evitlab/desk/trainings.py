@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.desk import Clock, Desk, keep, one_line_errors
 from evitlab.drawings import Drawings
 from evitlab.judging import look, score_network
 from evitlab.measure.macs import count_macs

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from evitlab.domination import Rival, find_dominator
 from evitlab.measurements.accuracy import Epoch
 from evitlab.records import Record
-from evitlab.search import StopSettings, judge_limits
 from evitlab.store import measured
 from evitlab.study import Study, Variant
+from evitlab.sweep.domination import Rival, find_dominator
+from evitlab.sweep.search import StopSettings, judge_limits
 
 BEFORE_GATE = ("match", "throughput", "macs")
 """The tasks that a subnetwork outside the limits still has."""

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from evitlab.records import digest
-from evitlab.search import Range, SearchSettings, draw_changes, name_parameter
+from evitlab.sweep.search import Range, SearchSettings, draw_changes, name_parameter
 
 SAME_AGAIN = 20
 """Proposals in a row that were known before something new is drawn at random instead."""

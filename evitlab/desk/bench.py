@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evitlab.desk import Clock, Desk, keep, one_line_errors
+from evitlab.desk.desk import Clock, Desk, keep, one_line_errors
 from evitlab.measure.batch_curve import measure_batch_curve
 from evitlab.measure.operators import profile_operators, record_trace
 from evitlab.measure.roofline import measure_peaks

@@ -18,13 +18,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from evitlab.checks import expand
-from evitlab.identity import hash_asked, identify, make_lost_record, name_trials, objectives
 from evitlab.records import RECORD, Record, digest
-from evitlab.sampling import propose, to_choice
-from evitlab.search import fit_heads, name_proposal
-from evitlab.storages import Storage
 from evitlab.study import Study, Variant
-from evitlab.workers import OWNER, RETRIES, Watch, describe_worker
+from evitlab.sweep.identity import hash_asked, identify, make_lost_record, name_trials, objectives
+from evitlab.sweep.sampling import propose, to_choice
+from evitlab.sweep.search import fit_heads, name_proposal
+from evitlab.sweep.storages import Storage
+from evitlab.sweep.workers import OWNER, RETRIES, Watch, describe_worker
 
 VARIANT, CHANGES, ASKED, NETWORK, OUTCOME, RECORDS, SAMPLED = (
     "variant", "changes", "asked", "network", "outcome", "records", "sampled",

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from evitlab.desk import Desk
+    from evitlab.desk.desk import Desk
     from evitlab.options import ProcessOptions
     from evitlab.records import Record
 
@@ -52,7 +52,7 @@ def open_desk(
     read_records(folder)
     notes = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes, one speaks
     with notes.status("loading torch", spinner="dots"):
-        from evitlab.desk import Desk
+        from evitlab.desk.desk import Desk
         from evitlab.environment import describe_environment, pin_threads, tune_allocator
         from evitlab.train.processes import local_device
 

@@ -1,0 +1,1 @@
+"""Commands, a module for each kind: parse, call, exit code."""

@@ -1,0 +1,1 @@
+"""What the commands on models do, without a study: bench, train, compare heads, prune."""

@@ -1,0 +1,1 @@
+"""Studies on Optuna: proposals, trials, workers, limits, early stopping."""
