@@ -64,9 +64,12 @@ def heads(
 
 
 def _start_small(model: str, recipe: str, options: list[str]) -> list[str]:
-    """Small networks start from Xavier's weights unless told otherwise (see `train.optim.draw_xavier`)."""
+    """What a small network of the zoo is trained by, where nothing else is asked for: as the one to prune."""
     from evitlab.models.zoo import ZOO
     from evitlab.options import split_knobs
+    from evitlab.pruning_settings import STAND_IN_RECIPE
 
-    chosen = recipe != "proxy" or any(option.startswith("init=") for option in options)
-    return options if chosen or split_knobs(model)[0] not in ZOO else [*options, "init=xavier"]
+    if recipe != "proxy" or split_knobs(model)[0] not in ZOO:
+        return options
+    named = {option.partition("=")[0].strip() for option in options}
+    return [*(f"{name}={value}" for name, value in STAND_IN_RECIPE.items() if name not in named), *options]

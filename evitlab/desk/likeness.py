@@ -15,17 +15,18 @@ from evitlab.models.zoo import ZOO
 from evitlab.options import split_knobs
 from evitlab.problems import UserError
 from evitlab.proxies import decode_images, load_for
+from evitlab.pruning_settings import STAND_INS
 from evitlab.records import Record
 from evitlab.settings import HeadsSettings
 from evitlab.store import measured
 
 SMALL: dict[str, dict[str, Any]] = {
-    "deit": {"image_size": 32, "patch_size": 8, "width": 48},
-    "swin": {"image_size": 32, "patch_size": 2, "window_size": 4, "width": 24},
+    **STAND_INS,
+    "swin": {"image_size": 32, "patch_size": 4, "width": 24},
     "efficientvit": {"image_size": 32, "patch_size": 2, "width": 36},
 }
-"""What makes a zoo network one that a CPU trains in a minute or two, with the published blocks and heads; Swin's last
-stage is one window of its map, as at 224 px."""
+"""What makes a zoo network one that a CPU trains in a minute or two, with the published blocks and heads. Swin's maps are
+8, 4, 2 and 1 positions wide: in its last stage attention has nothing to choose."""
 
 TRAINING_SHARE = 0.6
 """Of the time, where a network is trained first."""
