@@ -97,9 +97,11 @@ def test_what_was_asked_for_otherwise_is_a_group_of_its_own():
     other = make_pruned_record(importance="magnitude")
     changed = make_pruned_record(key="x")
     changed = type(changed)(**{**vars(changed), "request": "other settings"})
-    groups = group_targets([first, second, other, changed])
+    real = make_pruned_record(data="tiny-imagenet")
+    real = type(real)(**{**vars(real), "request": "other data"})
+    groups = group_targets([first, second, other, changed, real])
     assert {label: len(own) for label, own in groups.items()} == {
-        "macs=0.6": 2, "macs=0.6 magnitude": 1, "macs=0.6, settings 2": 1,
+        "macs=0.6": 2, "macs=0.6 magnitude": 1, "macs=0.6, settings 2": 1, "macs=0.6 on tiny-imagenet": 1,
     }  # fmt: skip
 
 

@@ -25,8 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "swin": {"image_size": 32, "patch_size": 4, "width": 24},
     "efficientvit": {"image_size": 32, "patch_size": 2, "width": 36},
 }
-"""What makes a zoo network one that a CPU trains in a minute or two, with the published blocks and heads. Swin's maps are
-8, 4, 2 and 1 positions wide: in its last stage attention has nothing to choose."""
+"""What makes a zoo network one that a CPU trains in a minute or two, with the published blocks and heads. Swin's maps
+are 8, 4, 2 and 1 positions wide: in its last stage attention has nothing to choose."""
 
 TRAINING_SHARE = 0.6
 """Of the time, where a network is trained first."""

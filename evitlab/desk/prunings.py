@@ -24,7 +24,7 @@ from evitlab.prune.groups import find_groups, find_unprunable, resize_groups
 from evitlab.pruning_settings import PruneSettings, Target
 from evitlab.recipes import as_asked
 from evitlab.records import Record, digest
-from evitlab.store import read_records, write_atomically
+from evitlab.store import folder_name, read_records, write_atomically
 from evitlab.tasks import Weights
 from evitlab.train.data import DataSet
 from evitlab.train.optim import draw_xavier
@@ -140,7 +140,7 @@ def _prune(
     desk: Desk, order: Order, target: Target, start: Start, data: DataSet, *, say: Callable[[str], None]
 ) -> Record:
     asked, seed = order.plain(target), desk.seed
-    place = f"{WEIGHTS}/{name_weights(target, order.settings)}-seed{seed}"
+    place = f"{WEIGHTS}/{name_weights(target, order)}-seed{seed}"
     request = digest([start.named.config, start.named.weights, "prune", asked])
     if (found := _find(desk, request, place)) is not None:
         say(f"{target.label}, seed {seed}: pruned before; {desk.folder / place}")
@@ -158,9 +158,11 @@ def _prune(
     return record
 
 
-def name_weights(target: Target, settings: PruneSettings) -> str:
+def name_weights(target: Target, order: Order) -> str:
     """A folder's name for a pruned network, without its seed."""
-    return target.label + ("" if settings.importance == "taylor" else f"-{settings.importance}")
+    importance, data = order.settings.importance, order.wanted.training.data
+    names = [importance, data if isinstance(data, str) else "+".join(data)]
+    return "-".join([target.label, *(folder_name(name) for name in names if name not in ("taylor", "shapes"))])
 
 
 def _find(desk: Desk, request: str, place: str) -> Record | None:

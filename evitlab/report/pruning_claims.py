@@ -87,9 +87,6 @@ def _compare(label: str, own: Sequence[Record], others: Sequence[Record]) -> lis
         ffn = [mean(kept_by_kind(measured(record), column)["FFN"] for record in each) for each in (own, beside)]
         pairs.append([dict(zip(names, ffn, strict=True))])
     found = _judge(pairs[0], pairs[1], lambda kept: kept["swin_t"] < kept["deit_t"])  # type: ignore[arg-type]
-    data = {measured(record).data for record in (*own, *beside)}
-    if len(data) > 1:
-        found["verdict"] = f"{found['verdict']} (on different data: {', '.join(sorted(data))})"
     return [{"target": label, "claim": ACROSS, **found}]
 
 

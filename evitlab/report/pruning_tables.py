@@ -20,11 +20,15 @@ KINDS = {"qk": "QK", "v": "V", "ffn": "FFN"}
 COSTS = {"macs": "MACs", "params": "parameters"}
 SHOWN = {"taylor": ""}
 """What a row says of an importance; the others say their name."""
+EMBEDDED = "shapes"
+"""The data set whose name a row leaves out."""
 
 
 def name_target(pruning: Pruning) -> str:
-    """A target in words, with the importance where it is not the default."""
-    return f"{pruning.target}={pruning.target_value:g}" + SHOWN.get(pruning.importance, f" {pruning.importance}")
+    """A target in words, with the importance and the data where they are not the defaults."""
+    importance = SHOWN.get(pruning.importance, f" {pruning.importance}")
+    data = "" if pruning.data == EMBEDDED else f" on {pruning.data}"
+    return f"{pruning.target}={pruning.target_value:g}{importance}{data}"
 
 
 def group_targets(records: Sequence[Record]) -> dict[str, list[Record]]:
