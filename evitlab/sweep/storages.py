@@ -46,18 +46,22 @@ class LostClaimError(Exception):
 class Storage:
     """Optuna's storage with what it lacks: exclusion across machines, patience, and a name without secrets."""
 
-    def __init__(self, asked: str, *, patience_s: float = PATIENCE_S):
+    def __init__(self, asked: str, *, patience_s: float = PATIENCE_S, new: bool = True):
+        """Opens what is asked for; a file that is not there is made where `new`, else refused."""
         self._url = _parse(asked)
-        self._patience_s = patience_s if self._url is not None and self._url.get_backend_name() == "postgresql" else 0.0
+        self._is_file = self._url is None or self._url.get_backend_name() == "sqlite"
+        self._patience_s = 0.0 if self._is_file else patience_s
         self._path = asked if self._url is None else self._url.database or ""
         self.label = asked if self._url is None else _label(self._url)
         self._secrets = _secrets(self._url)
+        if self._is_file and not new and not Path(self._path).is_file():
+            raise SweepError(f"{self.label}: no worker has shared a study there, as there is no such file")
         with self.one_line_errors():
             self.optuna = self.patiently(self._open_once, most_s=OPENING_S)
 
     def _open_once(self) -> optuna.storages.BaseStorage:
         """Workers that start together would make the same tables, which Optuna does not allow for."""
-        if self._patience_s == 0:
+        if self._is_file:
             return self._open()
         with self.exclusive("tables"):
             return self._open()
@@ -98,10 +102,8 @@ class Storage:
         except ERRORS as error:
             cause = (error.__cause__ or error).args
             reason = self.hide(f"{cause[0] if cause else error}".strip().splitlines()[0])
-            raise SweepError(
-                f"{self.label}: the trials cannot be kept there: {reason} (of a local study the file may be deleted: "
-                "records say what is done)"
-            ) from None
+            local = " (of a local study the file may be deleted: records say what is done)" if self._is_file else ""
+            raise SweepError(f"{self.label}: the trials cannot be kept there: {reason}{local}") from None
 
     def patiently(
         self, action: Callable[[], Result], check: Callable[[], None] = lambda: None, *, most_s: float = PATIENCE_S
@@ -124,7 +126,7 @@ class Storage:
         A dead worker's hold ends with its connection or process. Raises LostClaimError at the end where the hold
         broke on the way, as when the database restarted: what was claimed inside must then be given back.
         """
-        if self._url is None or self._url.get_backend_name() == "sqlite":
+        if self._is_file:
             lock = FileLock(f"{self._path}.claims.lock")
             while True:
                 try:
@@ -137,6 +139,7 @@ class Storage:
             finally:
                 lock.release()
             return
+        assert self._url is not None
         engine = create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         key = int(digest(name)[:15], 16)
         with engine.connect() as connection:
@@ -176,8 +179,10 @@ class _FileLock:
 
 
 def _parse(asked: str) -> URL | None:
-    """The database's address; None for a journal's path."""
+    """The database's address; None for a journal's path. What may hold a password is in no message."""
     if "://" not in asked:
+        if re.search(":.*@", asked):  # a folder of that name would show the password to all
+            raise SweepError("--storage must begin with postgresql:// where it names a user, but it has no ://")
         if not asked.strip() or Path(asked).is_dir():
             raise SweepError(f"--storage must be a database's URL or a journal file's path, but got {asked!r}")
         return None
@@ -189,6 +194,10 @@ def _parse(asked: str) -> URL | None:
         raise SweepError(f"--storage must be {allowed}, but got a {shorten(kind)} URL that cannot be read") from None
     if url.get_backend_name() not in ("postgresql", "sqlite"):
         raise SweepError(f"--storage must be {allowed}, but got one of {shorten(kind)}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise SweepError(f"--storage must be {allowed}, but got sqlite:// without a file")
+    if url.get_backend_name() == "postgresql" and "@" in f"{url.host}{url.database}":  # a password's end, not yet shown
+        raise SweepError("--storage must have one @, before the host: in a user or a password, write %40 for it")
     return url.set(drivername=DRIVER) if url.drivername == "postgresql" else url
 
 
