@@ -147,7 +147,7 @@ def _run_claims(lab: Lab, trials: Trials, claims: Sequence[Claim]) -> None:
             outcome, values = _judge(lab, claim.variant)
             trials.finish(claim, outcome, records=_latest(lab, claim.variant), values=values)
     except BaseException:
-        with suppress(*ERRORS):  # what cannot be told now shows in the missing heartbeat
+        with suppress(*ERRORS, OSError):  # what cannot be told now shows in the missing heartbeat
             trials.release(claims)
         raise
 

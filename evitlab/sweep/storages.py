@@ -4,6 +4,7 @@ A storage is written as `postgresql://user:password@host/database`, as `sqlite:/
 Its label, which may be shown, has neither password nor query.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -71,9 +72,11 @@ class Storage:
             path = Path(self._path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with open(path, "ab"):
-                    pass
-                backend = JournalFileBackend(str(path), lock_obj=_FileLock(f"{path}.lock"))  # type: ignore[arg-type]
+                with open(path, "ab+") as file:
+                    file.seek(0)
+                    if (line := file.readline()) and not line.startswith(b'{"op_code":'):
+                        raise SweepError(f"{path}: is not a journal of trials, nor empty")
+                backend = JournalFileBackend(str(path), lock_obj=_FileLock(path))  # type: ignore[arg-type]
                 return optuna.storages.JournalStorage(backend)
             except OSError as error:
                 raise SweepError(f"{path}: {error.strerror}") from None
@@ -99,6 +102,8 @@ class Storage:
             yield
         except ImportError:
             raise SweepError(f"{self.label}: needs a driver: pip install 'evitlab[postgres]'") from None
+        except OSError as error:
+            raise SweepError(f"{error.filename or self.label}: {error.strerror or error}") from None
         except ERRORS as error:
             cause = (error.__cause__ or error).args
             reason = self.hide(f"{cause[0] if cause else error}".strip().splitlines()[0])
@@ -165,17 +170,35 @@ def _ask(connection: Connection, query: str, key: int) -> bool:
 
 
 class _FileLock:
-    """Optuna's lock of a journal, which ends with the process that holds it."""
+    """Optuna's lock of a journal for one who appends, which ends with the process that holds it.
 
-    def __init__(self, path: str):
-        self._lock = FileLock(path, thread_local=False)
+    It takes away half a line at the end, which a killed process or a full disk left: Optuna reads no further.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = FileLock(f"{path}.lock", thread_local=False)
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _mend(self._path)
+        except OSError:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+
+def _mend(path: Path) -> None:
+    with open(path, "rb+") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(end - len(file.read().rpartition(b"\n")[2]))
 
 
 def _parse(asked: str) -> URL | None:
