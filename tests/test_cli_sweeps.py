@@ -28,7 +28,7 @@ TRAINED = (
 variants: {fine: {width: 8}, cuda: {width: 12}, memory: {width: 20}, nan: {width: 24}, build: {width: 28}}
 tasks:
   macs: {}
-  train: {train_images: 32, val_images: 32, recipe: {steps: 30, batch_size: 8, evaluations: 1}}
+  train: {train_images: 32, val_images: 32, seeds: [0], recipe: {steps: 30, batch_size: 8, evaluations: 1}}
 """
 )
 ONE = TRAINED.replace(", cuda: {width: 12}, memory: {width: 20}, nan: {width: 24}, build: {width: 28}", "")

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
+from postgres import start_postgres
 from sqlalchemy.exc import OperationalError
 
 from evitlab.sweep import storages
@@ -168,6 +169,32 @@ def test_a_claim_keeps_another_process_out_and_ends_with_it(address, tmp_path):
         other.wait()
     with storage.exclusive("s", lambda: None):
         pass
+
+
+def test_postgresql_keeps_others_out_and_a_claim_that_a_crash_broke_is_told(monkeypatch):
+    with start_postgres() as server:
+        monkeypatch.setattr(storages, "OPENING_S", 15.0)
+        first, second = Storage(server.url), Storage(server.url)
+        assert first.label == f"postgresql://127.0.0.1:{server.port}/postgres"
+        with first.exclusive("s"):
+            with pytest.raises(InterruptedError), second.exclusive("s", interrupt):
+                pytest.fail("two claim at once")
+            with second.exclusive("another"):
+                pass
+        with second.exclusive("s", interrupt):
+            pass
+        with pytest.raises(LostClaimError), first.exclusive("s", interrupt):
+            server.restart()
+        make_study(second)  # its connections were broken too
+        wrong = f"postgresql://lab:{QUOTED}@127.0.0.1:{server.port}/postgres"
+        monkeypatch.setattr(storages, "OPENING_S", 0.0)
+        message = refuse(wrong)
+    assert "password authentication failed" in message
+    assert not [form for form in (SECRET, QUOTED) if form in message]
+
+
+def interrupt() -> None:
+    raise InterruptedError
 
 
 def test_several_threads_claim_in_turn(tmp_path):
