@@ -26,7 +26,7 @@ from evitlab.store import append, folder_name, measured
 from evitlab.study import ON_WEIGHTS, TRAINED, Study, Variant, Work
 from evitlab.subnetworks import match_throughput
 from evitlab.sweep.domination import list_rivals
-from evitlab.sweep.gate import BEFORE_GATE, find_outside, make_judge
+from evitlab.sweep.gate import BEFORE_GATE, find_outside, is_unmeasured, make_judge
 from evitlab.tasks import TASKS, Machine, Share, Weights
 
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
@@ -75,10 +75,14 @@ class Lab:
 
     def outside(self, variant: Variant) -> str | None:
         """Why a variant lies outside the study's limits and is not trained."""
-        seed = self.study.seed
-        return find_outside(
-            self.study, variant, lambda each, task: self._find(each, Work(variant=each.name, task=task, seed=seed))
-        )
+        return find_outside(self.study, variant, self._find_own)
+
+    def is_unmeasured(self, variant: Variant) -> bool:
+        """Whether a variant is not trained yet, as it could not be held against the study's limits."""
+        return is_unmeasured(self.study, variant, self._find_own)
+
+    def _find_own(self, variant: Variant, task: str) -> Record | None:
+        return self._find(variant, Work(variant=variant.name, task=task, seed=self.study.seed))
 
     def _makes_no_network(self, variant: Variant) -> bool:
         """Whether its knobs were found not to fit one another."""
@@ -154,7 +158,7 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
     """All missing work on some variants: match each, time all in turn, then the other tasks variant by variant.
 
     What fails is recorded with its reason, and the rest goes on; a variant that could not be matched goes no further,
-    and one outside the study's limits is not trained.
+    and one outside the study's limits, or of which that is not known, is not trained.
     """
     configs = _match(lab, variants)
     ready = [variant for variant in variants if variant.name in configs]
@@ -164,6 +168,8 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
         ready = _pass_gate(lab, ready, configs)
     _time(lab, ready, configs)
     for variant in _pass_gate(lab, ready, configs):
+        if lab.is_unmeasured(variant):
+            continue
         _run_tasks(lab, variant, configs[variant.name])
 
 

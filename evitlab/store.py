@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # pandas takes half a second to import, and only `load` needs
 
 RECORDS = "records.jsonl"
 TORN = "records.jsonl.torn"
+REPLACED = "records.jsonl.replaced"
 
 
 class StoreError(UserError):
@@ -77,21 +78,34 @@ def append(record: Record, folder: str | Path) -> None:
 
 
 def merge(published: Sequence[Record], folder: str | Path) -> list[Record]:
-    """Put records into a folder, first and in their order; what it has besides follows. Returns them all.
+    """Put records into a folder, first and in their order, and return all that it then holds.
 
-    In one step: a reader, or a crash, sees the old records or the new; those who append wait.
+    They replace what the folder has of the same work, such as attempts that another machine took over, so that the
+    same records come out wherever that is done; what is replaced moves to `records.jsonl.replaced`. Work that is in
+    none of them follows. In one step: a reader, or a crash, sees the old records or the new; those who append wait.
     """
     path = Path(folder) / RECORDS
     with _os_errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_locked(path, "ab+") as file:
             _set_torn_tail_aside(file, path)
-            first = [record.to_json() for record in published]
-            merged = [*published, *(record for record in read_records(folder) if record.to_json() not in set(first))]
-            data = "".join(f"{record.to_json()}\n" for record in merged).encode()
-            if data != path.read_bytes():
+            lines, done = {record.to_json() for record in published}, {_work(record) for record in published}
+            besides = [record for record in read_records(folder) if record.to_json() not in lines]
+            merged = [*published, *(record for record in besides if _work(record) not in done)]
+            if replaced := [record for record in besides if _work(record) in done]:
+                with open(path.with_name(REPLACED), "ab", buffering=0) as aside:
+                    _write_or_undo(aside, _to_lines(replaced))
+            if (data := _to_lines(merged)) != path.read_bytes():
                 write_atomically(path, data)
     return merged
+
+
+def _work(record: Record) -> tuple[str, str, int, bool]:
+    return record.variant, record.request, record.seed, record.smoke
+
+
+def _to_lines(records: Sequence[Record]) -> bytes:
+    return "".join(f"{record.to_json()}\n" for record in records).encode()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from fake_records import make_macs, make_record
 from optuna.trial import TrialState
 from test_runner import PEAKS
 
@@ -13,7 +14,7 @@ from evitlab.store import read_records
 from evitlab.study import load_study
 from evitlab.sweep import workers
 from evitlab.sweep.run import collect, open_trials, run_study
-from evitlab.sweep.storages import Storage, SweepError
+from evitlab.sweep.storages import Storage
 
 HEAD = """
 question: q
@@ -79,22 +80,33 @@ def test_two_workers_share_the_variants(make_lab, journal):
     assert second.others_at_work()
 
 
-@pytest.mark.parametrize(
-    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "nsga2"))]
-)
-def test_one_seed_and_one_worker_give_the_same_proposals_none_twice(make_lab, sampler):
-    text = SEARCH.replace("random", sampler).replace("variants: 8", "variants: 14")
-    runs = []
-    for folder in ("one", "two"):
-        lab = make_lab(text, folder)
-        assert run_study(lab)
-        runs.append([(r.variant, r.knobs) for r in lab.records if r.variant != "base"])
-    assert runs[0] == runs[1]
-    assert len(runs[0]) == 14
-    assert len({json.dumps(knobs, sort_keys=True) for _, knobs in runs[0]}) == 14
-    other = make_lab(text.replace(f"sampler: {sampler}", f"sampler: {sampler}\n  seed: 1"), "three")
-    run_study(other)
-    assert [(r.variant, r.knobs) for r in other.records if r.variant != "base"] != runs[0]
+def propose_all(lab: Lab, storage: str) -> list[tuple[str, str]]:
+    """Name and knobs of all that one worker is given, where every network is measured to be the same."""
+    worker = open_worker(lab, storage)
+    found = []
+    while claims := worker.claim(1):
+        (claim,) = claims
+        found.append((claim.variant.name, json.dumps(dict(claim.variant.changes), sort_keys=True)))
+        worker.finish(claim, "ok", records=[], values={"macs": float(len(claim.variant.name) + len(found) % 5)})
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_one_seed_and_one_worker_give_the_same_proposals_none_twice(make_lab, tmp_path, sampler):
+    text = SEARCH.replace("random", sampler).replace("variants: 8", "variants: 18")
+    first, second = (propose_all(make_lab(text), str(tmp_path / name)) for name in ("one", "two"))
+    assert first == second
+    assert len({knobs for _, knobs in first}) == len({name for name, _ in first}) == len(first) == 18
+    seeded = text.replace(f"sampler: {sampler}", f"sampler: {sampler}\n  seed: 1")
+    assert propose_all(make_lab(seeded), str(tmp_path / "three")) != first
+
+
+def test_a_study_that_was_killed_goes_on_with_the_proposals_it_would_have_made(make_lab, tmp_path):
+    text = SEARCH.replace("random", "tpe").replace("variants: 8", "variants: 14")
+    whole = propose_all(make_lab(text), str(tmp_path / "one"))
+    begun = propose_all(make_lab(text.replace("variants: 14", "variants: 6")), str(tmp_path / "two"))
+    went_on = propose_all(make_lab(text), str(tmp_path / "two"))
+    assert begun + went_on == whole
 
 
 def test_a_search_ends_when_nothing_new_is_left(make_lab):
@@ -161,7 +173,7 @@ def test_a_silent_worker_elsewhere_is_taken_for_dead_after_a_while(make_lab, jou
     alive.claim(2)
     assert alive.claim(1) == []
     now[0] = workers.GRACE_S - 1
-    silent.optuna._storage.set_trial_user_attr(claim.trial_id, workers.BEAT, 1)  # it beats once more
+    silent.storage.optuna.set_trial_user_attr(claim.trial_id, workers.BEAT, 1)  # it beats once more
     assert alive.claim(1) == []
     now[0] += workers.GRACE_S
     assert alive.claim(1) == []
@@ -187,6 +199,38 @@ def test_after_three_retries_a_variant_is_recorded_as_failed(make_lab, journal, 
     assert watcher.any_failed()
 
 
+def test_what_was_given_back_is_done_by_another_and_is_no_death(make_lab, journal, monkeypatch):
+    lab = make_lab(HEAD + "grid: {width: [8]}\n")
+    for _ in range(2 * workers.RETRIES):
+        worker = open_worker(lab, journal)
+        claims = worker.claim(1)
+        assert names(claims) == ["width=8"]
+        worker.release(claims)
+        assert worker.held == set()
+    watcher = open_worker(lab, journal)
+    monkeypatch.setattr(workers.Watch, "is_dead", lambda *_: True)
+    assert {trial.user_attrs["outcome"] for trial in watcher.read()} == {"released"}
+    assert names(watcher.claim(1)) == ["width=8"]
+    assert names(open_worker(lab, journal).claim(1)) == ["width=8"]  # its first death
+
+
+def test_who_was_taken_for_dead_publishes_nothing(make_lab, journal, monkeypatch):
+    slow, other = (open_worker(make_lab(GRID), journal) for _ in range(2))
+    (late,) = slow.claim(1)
+    monkeypatch.setattr(workers.Watch, "is_dead", lambda *_: True)
+    again = [claim for claim in other.claim(3) if claim.variant == late.variant]
+    slow.finish(late, "ok", records=[make_record("macs", make_macs(1))], values={"macs": 1.0})
+    assert slow.held == set()
+    assert other.published() == []
+    other.finish(again[0], "ok", records=[make_record("macs", make_macs(2))], values={"macs": 2.0})
+    assert [record.measurement["macs"] for record in other.published()] == [12_000_000]
+    ended = [trial for trial in other.read() if trial.user_attrs["variant"] == late.variant.name]
+    assert [(trial.state, trial.user_attrs["outcome"]) for trial in ended] == [
+        (TrialState.FAIL, "lost"),
+        (TrialState.COMPLETE, "ok"),
+    ]
+
+
 def test_every_machine_collects_the_same_and_speeds_stay_apart(make_lab, journal, tmp_path):
     here = make_lab(GRID, "here")
     elsewhere = make_lab(GRID, "there")
@@ -201,23 +245,3 @@ def test_every_machine_collects_the_same_and_speeds_stay_apart(make_lab, journal
     assert {r.variant for r in first} == {"base", "width=8", "width=12", "width=24"}
     assert {r.environment.machine for r in first} == {here.environment.machine}
     assert asdict(first[0].environment) == asdict(here.environment)
-
-
-@pytest.mark.parametrize(
-    ("storage", "problem"),
-    [
-        ("mysql://user:wallaby-77@host/db", "--storage must be postgresql://..., sqlite:///FILE or the path"),
-        ("postgresql://user:wallaby-77@127.0.0.1:notaport/db", "--storage must be postgresql"),
-        (
-            "postgresql://user:wallaby-77@127.0.0.1:1/db?sslpassword=wallaby-77",
-            "postgresql://127.0.0.1:1/db: the trials",
-        ),
-    ],
-)
-def test_a_wrong_storage_is_one_message_without_its_password(storage, problem, monkeypatch):
-    monkeypatch.setattr("evitlab.sweep.storages.OPENING_S", 0.0)
-    monkeypatch.setattr("evitlab.sweep.storages.Storage.patiently", lambda self, action, check=None, most_s=0: action())
-    with pytest.raises(SweepError) as caught:
-        Storage(storage)
-    assert str(caught.value).startswith(problem)
-    assert "wallaby" not in str(caught.value)

@@ -28,6 +28,16 @@ def find_outside(study: Study, variant: Variant, find: Find) -> str | None:
     return judge_limits(limits, ratio=None if timed is None else measured(timed).ratio, macs_share=share)
 
 
+def is_unmeasured(study: Study, variant: Variant, find: Find) -> bool:
+    """Whether a limit cannot be held against a variant, as its measurement failed: then it is not trained either."""
+    limits = study.file.limits
+    if limits is None or variant.name in study.references:
+        return False
+    needed = [(variant, "throughput")] if limits.throughput is not None else []
+    needed += [(variant, "macs"), (study.base, "macs")] if limits.macs is not None else []
+    return any(find(each, task) is None for each, task in needed)
+
+
 def make_judge(
     settings: StopSettings | None, rivals: Sequence[Rival], ratio: float | None
 ) -> Callable[[Epoch, int], str | None]:

@@ -147,7 +147,7 @@ def _run_claims(lab: Lab, trials: Trials, claims: Sequence[Claim]) -> None:
             outcome, values = _judge(lab, claim.variant)
             trials.finish(claim, outcome, records=_latest(lab, claim.variant), values=values)
     except BaseException:
-        with suppress(*ERRORS):  # what cannot be told now shows in the missing heartbeat
+        with suppress(*ERRORS, OSError):  # what cannot be told now shows in the missing heartbeat
             trials.release(claims)
         raise
 
@@ -225,7 +225,7 @@ def _read_more(lab: Lab, seen: int) -> int:
 def collect(study: Study, folder: Path, *, storage: str) -> list[Record]:
     """Write the records that all workers of a study have published to the folder; see `merge`."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened = Storage(storage)
+    opened = Storage(storage, new=False)
     with opened.one_line_errors():
         names = optuna.get_all_study_names(opened.optuna)
         if name_trials(study) not in names:

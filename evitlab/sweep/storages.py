@@ -4,6 +4,7 @@ A storage is written as `postgresql://user:password@host/database`, as `sqlite:/
 Its label, which may be shown, has neither password nor query.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -46,18 +47,22 @@ class LostClaimError(Exception):
 class Storage:
     """Optuna's storage with what it lacks: exclusion across machines, patience, and a name without secrets."""
 
-    def __init__(self, asked: str, *, patience_s: float = PATIENCE_S):
+    def __init__(self, asked: str, *, patience_s: float = PATIENCE_S, new: bool = True):
+        """Opens what is asked for; a file that is not there is made where `new`, else refused."""
         self._url = _parse(asked)
-        self._patience_s = patience_s if self._url is not None and self._url.get_backend_name() == "postgresql" else 0.0
+        self._is_file = self._url is None or self._url.get_backend_name() == "sqlite"
+        self._patience_s = 0.0 if self._is_file else patience_s
         self._path = asked if self._url is None else self._url.database or ""
         self.label = asked if self._url is None else _label(self._url)
         self._secrets = _secrets(self._url)
+        if self._is_file and not new and not Path(self._path).is_file():
+            raise SweepError(f"{self.label}: no worker has shared a study there, as there is no such file")
         with self.one_line_errors():
             self.optuna = self.patiently(self._open_once, most_s=OPENING_S)
 
     def _open_once(self) -> optuna.storages.BaseStorage:
         """Workers that start together would make the same tables, which Optuna does not allow for."""
-        if self._patience_s == 0:
+        if self._is_file:
             return self._open()
         with self.exclusive("tables"):
             return self._open()
@@ -67,9 +72,11 @@ class Storage:
             path = Path(self._path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with open(path, "ab"):
-                    pass
-                backend = JournalFileBackend(str(path), lock_obj=_FileLock(f"{path}.lock"))  # type: ignore[arg-type]
+                with open(path, "ab+") as file:
+                    file.seek(0)
+                    if (line := file.readline()) and not line.startswith(b'{"op_code":'):
+                        raise SweepError(f"{path}: is not a journal of trials, nor empty")
+                backend = JournalFileBackend(str(path), lock_obj=_FileLock(path))  # type: ignore[arg-type]
                 return optuna.storages.JournalStorage(backend)
             except OSError as error:
                 raise SweepError(f"{path}: {error.strerror}") from None
@@ -95,13 +102,13 @@ class Storage:
             yield
         except ImportError:
             raise SweepError(f"{self.label}: needs a driver: pip install 'evitlab[postgres]'") from None
+        except OSError as error:
+            raise SweepError(f"{error.filename or self.label}: {error.strerror or error}") from None
         except ERRORS as error:
             cause = (error.__cause__ or error).args
             reason = self.hide(f"{cause[0] if cause else error}".strip().splitlines()[0])
-            raise SweepError(
-                f"{self.label}: the trials cannot be kept there: {reason} (of a local study the file may be deleted: "
-                "records say what is done)"
-            ) from None
+            local = " (of a local study the file may be deleted: records say what is done)" if self._is_file else ""
+            raise SweepError(f"{self.label}: the trials cannot be kept there: {reason}{local}") from None
 
     def patiently(
         self, action: Callable[[], Result], check: Callable[[], None] = lambda: None, *, most_s: float = PATIENCE_S
@@ -124,7 +131,7 @@ class Storage:
         A dead worker's hold ends with its connection or process. Raises LostClaimError at the end where the hold
         broke on the way, as when the database restarted: what was claimed inside must then be given back.
         """
-        if self._url is None or self._url.get_backend_name() == "sqlite":
+        if self._is_file:
             lock = FileLock(f"{self._path}.claims.lock")
             while True:
                 try:
@@ -137,6 +144,7 @@ class Storage:
             finally:
                 lock.release()
             return
+        assert self._url is not None
         engine = create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         key = int(digest(name)[:15], 16)
         with engine.connect() as connection:
@@ -162,22 +170,42 @@ def _ask(connection: Connection, query: str, key: int) -> bool:
 
 
 class _FileLock:
-    """Optuna's lock of a journal, which ends with the process that holds it."""
+    """Optuna's lock of a journal for one who appends, which ends with the process that holds it.
 
-    def __init__(self, path: str):
-        self._lock = FileLock(path, thread_local=False)
+    It takes away half a line at the end, which a killed process or a full disk left: Optuna reads no further.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = FileLock(f"{path}.lock", thread_local=False)
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _mend(self._path)
+        except OSError:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
+def _mend(path: Path) -> None:
+    with open(path, "rb+") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(end - len(file.read().rpartition(b"\n")[2]))
+
+
 def _parse(asked: str) -> URL | None:
-    """The database's address; None for a journal's path."""
+    """The database's address; None for a journal's path. What may hold a password is in no message."""
     if "://" not in asked:
+        if re.search(":.*@", asked):  # a folder of that name would show the password to all
+            raise SweepError("--storage must begin with postgresql:// where it names a user, but it has no ://")
         if not asked.strip() or Path(asked).is_dir():
             raise SweepError(f"--storage must be a database's URL or a journal file's path, but got {asked!r}")
         return None
@@ -189,6 +217,10 @@ def _parse(asked: str) -> URL | None:
         raise SweepError(f"--storage must be {allowed}, but got a {shorten(kind)} URL that cannot be read") from None
     if url.get_backend_name() not in ("postgresql", "sqlite"):
         raise SweepError(f"--storage must be {allowed}, but got one of {shorten(kind)}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise SweepError(f"--storage must be {allowed}, but got sqlite:// without a file")
+    if url.get_backend_name() == "postgresql" and "@" in f"{url.host}{url.database}":  # a password's end, not yet shown
+        raise SweepError("--storage must have one @, before the host: in a user or a password, write %40 for it")
     return url.set(drivername=DRIVER) if url.drivername == "postgresql" else url
 
 

@@ -71,6 +71,7 @@ class Trials:
         self._described: dict[str, dict[str, Any]] = {}
         self._named = [study.vary(*each) for each in expand(study.file.grid, study.file.variants)]
         self.optuna = storage.patiently(self._create)
+        self._study_id = storage.patiently(lambda: storage.optuna.get_study_id_from_name(self.name))
 
     def _create(self) -> optuna.Study:
         return optuna.create_study(
@@ -124,11 +125,11 @@ class Trials:
         """Claim a queued trial; nothing where its network is at work or done after all."""
         own = trial.user_attrs
         variant = self.study.vary(own[VARIANT], json.loads(own[CHANGES]))
-        self.optuna._storage.set_trial_state_values(trial._trial_id, RUNNING)
+        self.storage.optuna.set_trial_state_values(self._find_id(trial), RUNNING)
         if self._is_taken(variant, trial, trials):
-            self._end(trial._trial_id, "duplicate")
+            self._end(self._find_id(trial), "duplicate")
             return []
-        return [self._mark(trial.number, trial._trial_id, variant)]
+        return [self._mark(trial, variant)]
 
     def _is_taken(self, variant: Variant, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         """Whether another trial of the same network, asked for the same, is at work or done."""
@@ -166,16 +167,22 @@ class Trials:
         for name, value in self._describe(variant).items():
             trial.set_user_attr(name, value)
         trial.set_user_attr(SAMPLED, True)
-        return self._mark(trial.number, trial._trial_id, variant)
+        return self._mark(trial, variant)
 
     def _fit(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         return fit_heads(changes, str(changes.get("base", self.study.base.network)))
 
-    def _mark(self, number: int, trial_id: int, variant: Variant) -> Claim:
+    def _find_id(self, trial: FrozenTrial | optuna.Trial) -> int:
+        """What the storage calls a trial. Optuna's public study only ends trials: it neither starts a chosen one nor
+        writes into one that another process began, so that is asked of the storage itself."""
+        return self.storage.optuna.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+
+    def _mark(self, trial: FrozenTrial | optuna.Trial, variant: Variant) -> Claim:
+        trial_id = self._find_id(trial)
         owner = describe_worker(name=self._me, environment=self._environment, since=datetime.now(UTC).isoformat())
-        self.optuna._storage.set_trial_user_attr(trial_id, OWNER, owner)
-        self._held[number] = Claim(number=number, trial_id=trial_id, variant=variant)
-        return self._held[number]
+        self.storage.optuna.set_trial_user_attr(trial_id, OWNER, owner)
+        self._held[trial.number] = Claim(number=trial.number, trial_id=trial_id, variant=variant)
+        return self._held[trial.number]
 
     def _describe(self, variant: Variant) -> dict[str, Any]:
         """What a trial says of its variant; reckoned once, as every claim looks at every variant."""
@@ -258,12 +265,12 @@ class Trials:
                 continue
             ended = True
             if OWNER not in own or VARIANT not in own:  # claims are marked before the section ends
-                self._end(trial._trial_id, "withdrawn")
+                self._end(self._find_id(trial), "withdrawn")
             elif self.alone:
-                self._end(trial._trial_id, "lost")
+                self._end(self._find_id(trial), "lost")
             elif own[OWNER]["name"] == self._me:  # of a section that broke
-                self._end(trial._trial_id, "withdrawn")
-            elif self._watch.is_dead(trial._trial_id, own):
+                self._end(self._find_id(trial), "withdrawn")
+            elif self._watch.is_dead(self._find_id(trial), own):
                 self._end_lost(trial, trials)
         return ended
 
@@ -273,12 +280,12 @@ class Trials:
         outcomes = [each.get(OUTCOME) for each in same if each.get(ASKED) == own[ASKED]]
         recent = outcomes[max((i for i, o in enumerate(outcomes) if o in (*DONE, "failed")), default=-1) + 1 :]
         if recent.count("lost") < RETRIES:
-            self._end(trial._trial_id, "lost")
+            self._end(self._find_id(trial), "lost")
             return
         reason = f"its worker died {RETRIES + 1} times, such as by kill -9 or for want of memory"
         variant = self.study.vary(own[VARIANT], json.loads(own[CHANGES]))
         record = make_lost_record(self.study, variant, own[OWNER], reason)
-        self._end(trial._trial_id, "failed", records=[record.to_json()])
+        self._end(self._find_id(trial), "failed", records=[record.to_json()])
 
     def finish(
         self, claim: Claim, outcome: str, *, records: Sequence[Record], values: Mapping[str, float] | None = None
@@ -304,7 +311,7 @@ class Trials:
         values: Mapping[str, float] | None = None,
     ) -> None:
         """Write what a trial came to, then end it; nothing where it has ended already. May be done twice."""
-        storage = self.optuna._storage
+        storage = self.storage.optuna
         try:
             for name, value in ((RECORDS, list(records)), ("values", values), (OUTCOME, outcome)):
                 if value:

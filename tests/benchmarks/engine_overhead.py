@@ -1,7 +1,8 @@
 """What the engine costs for each variant, beside the work: python tests/benchmarks/engine_overhead.py
 
 Claims and ends trials of a grid of 200 variants whose work takes no time, in a SQLite file, in a journal and in
-PostgreSQL (where it is installed), and prints milliseconds a variant.
+PostgreSQL (where it is installed), then those of a search of 200 by each sampler in a SQLite file, and prints
+milliseconds a variant.
 """
 
 import sys
@@ -17,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from postgres import start_postgres
 from test_faults import GRID
+from test_trials import SEARCH
 
 from evitlab.environment import describe_environment
 from evitlab.study import load_study
@@ -49,7 +51,12 @@ def main() -> None:
         except pytest.skip.Exception as reason:
             print(reason)
         for name, storage in storages.items():
-            print(f"{name}: {1e3 * measure(study, storage, alone='alone' in name):.1f} ms a variant")
+            print(f"{name}: {1e3 * measure(study, storage, alone='alone' in name):.1f} ms a variant", flush=True)
+        for sampler in ("random", "tpe", "nsga2"):
+            wide = SEARCH.replace("high: 32, step: 4", "high: 400, step: 4").replace("variants: 8", "variants: 200")
+            study.write_text(wide.replace("sampler: random", f"sampler: {sampler}"))
+            took = measure(study, f"sqlite:///{folder}/{sampler}.db", alone=True)
+            print(f"SQLite, alone, a search by {sampler}: {1e3 * took:.1f} ms a variant", flush=True)
 
 
 if __name__ == "__main__":
