@@ -8,7 +8,8 @@ import pytest
 from fake_records import make_curve, make_profile, make_record, make_self_test, make_throughput
 
 from evitlab.problems import UserError
-from evitlab.report.models_report import list_results, select_latest, show_models, write_models
+from evitlab.report.models_report import write_models
+from evitlab.report.models_tables import list_results, select_latest, show_models
 from evitlab.store import append
 
 
