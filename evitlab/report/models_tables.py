@@ -24,14 +24,16 @@ from evitlab.report.profile_tables import (
 )
 from evitlab.report.pruning_claims import render_prunings, tabulate_prunings
 from evitlab.report.tables import TableError
-from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
+from evitlab.report.timing_tables import (
+    curve_table,
+    render_curve,
+    render_self_test,
+    render_timing,
+    select_latest,
+    timing_table,
+)
 from evitlab.report.training_tables import render_training, training_table
 from evitlab.store import RECORDS, measured, read_records
-
-
-def list_results(results: Path) -> list[str]:
-    """Names of the folders that hold records, the machines' peaks left out."""
-    return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.parent.name != "peaks")
 
 
 def list_pruned(results: Path) -> list[str]:
@@ -63,15 +65,6 @@ def show_models(
     console = Console()
     for shown in _render(chosen, mixed=mixed, folder=folder):
         console.print(shown)
-
-
-def select_latest(records: Sequence[Record]) -> list[Record]:
-    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
-    latest = {}
-    for record in records:
-        apart = record.key if record.task in ("throughput", "train", "prune") else ""
-        latest[record.task, record.variant, apart] = record
-    return sorted(latest.values(), key=lambda record: record.start)
 
 
 def _matches(record: Record, where: Mapping[str, Any]) -> bool:

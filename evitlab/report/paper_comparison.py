@@ -247,12 +247,12 @@ def _summarise(other: str, names: Sequence[str], values: Mapping[str, Values], p
     )
 
 
-def summarise(comparison: Comparison) -> list[str]:
-    """The whole in sentences, a paragraph a series."""
-    return [_describe(comparison, series) for series in comparison.series]
+def summarise(comparison: Comparison, *, brief: bool = False) -> list[str]:
+    """The whole in sentences, a paragraph a series; `brief` leaves out rank correlation and power."""
+    return [_describe(comparison, series, brief=brief) for series in comparison.series]
 
 
-def _describe(comparison: Comparison, series: Series) -> str:
+def _describe(comparison: Comparison, series: Series, *, brief: bool) -> str:
     rows = comparison.table[comparison.table["compared_with"] == series.compared_with]
     missed = list(rows["variant"][~rows["match_reached"].fillna(True)])
     rows = rows[rows["variant"] != series.compared_with]
@@ -267,6 +267,8 @@ def _describe(comparison: Comparison, series: Series) -> str:
         pairs = pairs[pairs["variant"].isin(series.rows)]
         open_pairs = len(pairs) - int(pairs["separable"].sum())
         sentences.append(f"Of {len(pairs)} pairs of rows, {open_pairs} are not separable.")
+    if brief:
+        return " ".join(sentences)
     return " ".join([*sentences, *_describe_correlation(series.correlation), *_describe_budget(series, rows)])
 
 

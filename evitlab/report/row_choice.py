@@ -43,7 +43,8 @@ def choose_columns(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def find_column(table: pd.DataFrame, name: str) -> str:
     """The name, if it is that of a column."""
     if name not in table:
-        raise TableError(f"no column {name!r}{suggest(name, table.columns)} (there are: {', '.join(table.columns)})")
+        near = suggest(name, table.columns) or f" (there are: {', '.join(table.columns)})"
+        raise TableError(f"no column {name!r}{near}; results/README.md explains them all")
     return name
 
 

@@ -12,6 +12,7 @@ from evitlab.records import Record
 from evitlab.report.comparison_report import write_comparison
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
+from evitlab.report.folders import PAGE
 from evitlab.report.frame import to_png
 from evitlab.report.head_report import write_heads
 from evitlab.report.html import render_page
@@ -23,7 +24,7 @@ from evitlab.report.search_report import write_search
 from evitlab.report.search_tables import split_by_machine
 from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
-from evitlab.report.study_tables import PAGE, TABLE, describe_proxy, of_seeds, tabulate
+from evitlab.report.study_tables import TABLE, describe_proxy, of_seeds, tabulate
 from evitlab.report.tables import select_records, to_csv
 from evitlab.store import measured, write_atomically
 from evitlab.study import Study

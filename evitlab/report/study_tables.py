@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from evitlab.records import Record
+from evitlab.report.folders import STUDY_COPY
 from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.tables import select_records, study_table
 from evitlab.study import Study, load_study
 
-TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
+TABLE = "table.csv"
 
 
 def read_study(folder: Path, records: Sequence[Record], *, seed: int = 0, smoke: bool = False) -> Study:

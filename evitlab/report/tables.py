@@ -287,9 +287,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(cells)
 
 
-def render_terminal(table: pd.DataFrame, *, title: str) -> Table:
-    """The readable table for a terminal; its accuracy column says "proxy" where it is one."""
-    text = readable(table).rename(columns={MACS: "MACs", "by roofline %": "by roof %"})
+def render_terminal(table: pd.DataFrame, *, title: str, beside: Sequence[str] = ()) -> Table:
+    """The readable table for a terminal; its accuracy column says "proxy" where it is one. Columns `beside` follow."""
+    text = readable(table).assign(**{name: list(table[name].astype(str)) for name in beside})
+    text = text.rename(columns={MACS: "MACs", "by roofline %": "by roof %"})
     if "by roof %" in text:  # 80 columns have room for one of the two
         text = text.drop(columns="params", errors="ignore")
     missing = text.pop("not measured") if "not measured" in text else pd.Series(dtype=str)

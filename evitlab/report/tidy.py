@@ -15,11 +15,11 @@ import pandas as pd
 from evitlab.problems import suggest
 from evitlab.records import Environment, Record, digest
 from evitlab.report.columns import COLUMNS, column_types
-from evitlab.report.models_tables import list_results, select_latest
+from evitlab.report.folders import STUDY_COPY, list_names
 from evitlab.report.row_cells import describe_row, pruned_rows
-from evitlab.report.study_tables import STUDY_COPY, of_seeds, read_study
+from evitlab.report.study_tables import of_seeds, read_study
 from evitlab.report.tables import TIMINGS, TableError, select_records, study_table
-from evitlab.report.timing_tables import timing_table
+from evitlab.report.timing_tables import select_latest, timing_table
 from evitlab.store import RECORDS, read_records
 from evitlab.study import TRAINED, Study
 
@@ -31,14 +31,17 @@ ALIASES = {"infer_batch_size": "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Results:
-    """One folder's records of one kind, smoke runs or measurements, under the conditions asked for."""
+class Results:
+    """One folder's records of one kind, smoke runs or measurements, that its study asks for."""
 
+    folder: Path
     name: str
     records: Sequence[Record]
     requests: Mapping[tuple[str, str], str]
+    """(variant, task) -> what a record must have been asked for to count."""
     study: Study | None
     """None for those of a command."""
+    smoke: bool
 
 
 def load(
@@ -56,17 +59,25 @@ def load(
     A folder that still mixes conditions is a `TableError` that names them; `mixed` gives each set of them rows of its
     own. `smoke` reads smoke runs in place of measurements. `seed` is the one that a study was run with.
     """
+    found = [
+        read_results(folder, smoke=smoke, seed=seed) for folder in find_folders(folders, Path(results), smoke=smoke)
+    ]
+    return tabulate(found, where=where, mixed=mixed, named=bool(folders))
+
+
+def tabulate(
+    found: Sequence[Results], *, where: Mapping[str, Any] | None = None, mixed: bool = False, named: bool = True
+) -> pd.DataFrame:
+    """The tidy table of some folders; see `load`. If they were `named`, no row at all is a mistake."""
     asked = _check_where(where or {})
-    found = find_folders(folders, Path(results), smoke=smoke)
     rows: list[dict[str, Any]] = []
-    for folder in found:
-        held = _read(folder, asked, smoke=smoke, seed=seed)
+    for held in found:
         try:
-            rows += [{"study": held.name, "smoke": smoke} | row for row in _rows(held, mixed=mixed)]
+            rows += _rows(narrow(held, asked), mixed=mixed)
         except TableError as error:
-            raise TableError(f"{folder}: {error}") from None
-    if not rows and found and (folders or asked):
-        raise TableError(_explain_nothing(found, asked, smoke=smoke))
+            raise TableError(f"{held.folder}: {error}") from None
+    if not rows and found and (named or asked):
+        raise TableError(_explain_nothing(found, asked))
     knobs = dict.fromkeys(name for row in rows for name in row if name.startswith("knob_"))
     names = [name for column in COLUMNS for name in (knobs if column == "knob_*" else [column])]
     return pd.DataFrame(rows, columns=names).astype(column_types(COLUMNS))
@@ -83,16 +94,14 @@ def _check_where(where: Mapping[str, Any]) -> dict[str, Any]:
     return {ALIASES.get(name, name): value for name, value in where.items()}
 
 
-def _explain_nothing(found: Sequence[Path], where: Mapping[str, Any], *, smoke: bool) -> str:
-    places = ", ".join(str(folder) for folder in found)
+def _explain_nothing(found: Sequence[Results], where: Mapping[str, Any]) -> str:
+    places = ", ".join(str(held.folder) for held in found)
     if where:
         return f"{places}: no measurement was made with {', '.join(f'{n}={v}' for n, v in where.items())}"
-    other = "; smoke=True (--smoke) reads smoke runs" if not smoke and any(map(_has_smoke, found)) else ""
-    return f"{places}: no {'smoke run' if smoke else 'measurement'} that makes a row{other}"
-
-
-def _has_smoke(folder: Path) -> bool:
-    return (folder / "smoke" / RECORDS).is_file() or any(record.smoke for record in read_records(folder))
+    if found[0].smoke:
+        return f"{places}: no smoke runs"
+    hint = "; smoke=True (--smoke) reads its smoke runs" if any(_holds(h.folder / "smoke") for h in found) else ""
+    return f"{places}: no measurement that makes a row{hint}"
 
 
 def find_folders(folders: Sequence[str | Path], results: Path, *, smoke: bool = False) -> list[Path]:
@@ -115,7 +124,7 @@ def _find(folder: Path, results: Path, *, smoke: bool) -> list[Path]:
         hint = "; smoke=True (--smoke) reads its smoke runs" if not smoke and _holds(place, smoke=True) else ""
         raise TableError(f"{place}: holds no records{' of smoke runs' if smoke else ''}{hint}")
     near = folder.parent if folder.parent != Path() else results
-    names = list_results(near)
+    names = list_names(near)
     raise TableError(
         f"{near}: no results of {folder.name!r}{suggest(folder.name, names)} (there are: {', '.join(names) or 'none'})"
     )
@@ -127,27 +136,34 @@ def _list(results: Path, *, smoke: bool) -> list[Path]:
     )
 
 
-def _holds(folder: Path, *, smoke: bool) -> bool:
+def _holds(folder: Path, *, smoke: bool = False) -> bool:
     """Whether there are records, or smoke runs; those of a study lie in a folder below."""
     return (folder / RECORDS).is_file() or (smoke and (folder / "smoke" / RECORDS).is_file())
 
 
-def _read(folder: Path, where: Mapping[str, Any], *, smoke: bool, seed: int) -> _Results:
-    place = folder / "smoke" if smoke and (folder / "smoke" / RECORDS).is_file() else folder
+def read_results(folder: Path, *, smoke: bool = False, seed: int = 0) -> Results:
+    """A folder's measurements, or its smoke runs, and the study that asked for them, if one did."""
+    place = folder / "smoke" if smoke and _holds(folder / "smoke") else folder
     name = place.parent.name if place.name == "smoke" else place.name
     records = [record for record in read_records(place) if record.smoke == smoke and record.task != "peaks"]
-    study = None
-    if (place / STUDY_COPY).is_file():
-        study = replace(read_study(place, records, seed=seed, smoke=smoke), name=name)
-        requests = study.requests()
-        own = [r for r in of_seeds(study, records) if requests.get((r.variant, r.task)) == r.request]
-    else:
+    if not (place / STUDY_COPY).is_file():
         own = _name_rows(records, name)
         requests = {(record.variant, record.task): record.request for record in own if record.task != "prune"}
-    kept = [record for record in own if record.task == "macs" or _matches(record, where)]
-    if where and all(record.task == "macs" for record in kept) and len(kept) < len(own):
-        kept = []  # counts are the same everywhere: by themselves they are no measurement made so
-    return _Results(name=name, records=kept, requests=requests, study=study)
+        return Results(folder=folder, name=name, records=own, requests=requests, study=None, smoke=smoke)
+    study = replace(read_study(place, records, seed=seed, smoke=smoke), name=name)
+    requests = study.requests()
+    own = [
+        record for record in of_seeds(study, records) if requests.get((record.variant, record.task)) == record.request
+    ]
+    return Results(folder=folder, name=name, records=own, requests=requests, study=study, smoke=smoke)
+
+
+def narrow(held: Results, where: Mapping[str, Any]) -> Results:
+    """What was measured under some conditions; counts are the same under all, but by themselves no measurement."""
+    kept = [record for record in held.records if record.task == "macs" or _matches(record, where)]
+    if len(kept) < len(held.records) and all(record.task == "macs" for record in kept):
+        kept = []
+    return replace(held, records=kept)
 
 
 def _name_rows(records: Sequence[Record], study: str) -> list[Record]:
@@ -204,7 +220,7 @@ def _agree(record: Record, conditions: Mapping[str, Any]) -> bool:
     return all(conditions.get(name, value) == value for name, value in _conditions(record).items())
 
 
-def _rows(held: _Results, *, mixed: bool) -> list[dict[str, Any]]:
+def _rows(held: Results, *, mixed: bool) -> list[dict[str, Any]]:
     if not held.records:
         return []
     if mixed and (sets := _find_sets(held.records)):
@@ -216,11 +232,10 @@ def _rows(held: _Results, *, mixed: bool) -> list[dict[str, Any]]:
     return _join(held, held.records, whole=True)
 
 
-def _join(held: _Results, records: Sequence[Record], *, whole: bool) -> list[dict[str, Any]]:
+def _join(held: Results, records: Sequence[Record], *, whole: bool) -> list[dict[str, Any]]:
     """A row a variant of what was measured under one set of conditions; unless that is the `whole`, of the variants
     that were."""
-    asked: dict[str, Any] = {"study": held.name, "requests": held.requests}
-    asked["smoke"] = any(record.smoke for record in records)
+    asked: dict[str, Any] = {"study": held.name, "requests": held.requests, "smoke": held.smoke}
     chosen = select_records(records, **asked)
     paper, speeds, baselines = {}, {}, {}
     if held.study is not None:
@@ -235,7 +250,7 @@ def _join(held: _Results, records: Sequence[Record], *, whole: bool) -> list[dic
     pruned = [record for record in records if record.task == "prune" and record.status == "ok"]
     trained = {row["variant"]: row for row in rows}
     found = [row | _drop_empty(trained.pop(row["variant"], {})) for row in pruned_rows(pruned)]
-    return [*trained.values(), *found]
+    return [{"study": held.name, "smoke": held.smoke} | row for row in (*trained.values(), *found)]
 
 
 def _drop_empty(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -115,6 +115,15 @@ def timing_table(records: Sequence[Record], *, mixed: bool = False) -> pd.DataFr
     return table
 
 
+def select_latest(records: Sequence[Record]) -> list[Record]:
+    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
+    latest = {}
+    for record in records:
+        apart = record.key if record.task in ("throughput", "train", "prune") else ""
+        latest[record.task, record.variant, apart] = record
+    return sorted(latest.values(), key=lambda record: record.start)
+
+
 def curve_table(curve: BatchCurve) -> pd.DataFrame:
     """One row a batch size: speed, median seconds a call, and whether it is overhead-bound or the best."""
     until = curve.overhead_bound_until
