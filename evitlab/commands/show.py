@@ -1,16 +1,17 @@
 """`evitlab show`: what lies in the folders of results, as tables for people and for programs."""
 
+import gc
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
     from evitlab.records import Record
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from evitlab.report.tidy import Results
     from evitlab.study import Study
 
+
+Format = Literal["people", "json", "csv", "markdown"]
 WhereOption = Annotated[
     list[str] | None,
     typer.Option(help="Only measurements made so: machine=0a1b2c3d, device=cpu, threads=2, torch=2.15.0; may repeat."),
@@ -60,24 +63,64 @@ def show(
     if name is None:
         _list(results, as_json=as_json)
         return
-    from evitlab.report.tidy import find_folders, read_results
+    folder = _check_name(name, results)
+    written: Format = "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "people"
+    rows = {"filters": filters or [], "sort": sort or [], "names": columns.split(",") if columns else None}
+    with _no_garbage_collection():
+        from evitlab.report.tidy import find_folders, read_results
 
-    (folder,) = find_folders([_check_name(name, results)], results, smoke=smoke)
-    held = read_results(folder, smoke=smoke, seed=seed)
-    asked = bool(sort or filters or columns or as_csv or as_markdown or smoke)
-    if held.study is None and not asked:
-        _show_command(folder, where=parse_where(where), mixed=mixed, as_json=as_json)
-        return
+        find_folders([folder], results, smoke=smoke)
+        held = read_results(folder, smoke=smoke, seed=seed)
+        if held.study is None and written in ("people", "json") and not any(rows.values()) and not smoke:
+            _show_command(folder, where=parse_where(where), mixed=mixed, as_json=as_json)
+            return
+        _show_rows(held, where, rows, mixed=mixed, written=written)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Looking for cycles among what pandas and records bring is a sixth of the time that a table takes."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _show_rows(held: "Results", where: list[str] | None, rows: dict[str, Any], *, mixed: bool, written: Format) -> None:
+    from evitlab.report.row_choice import choose_columns, choose_rows
+    from evitlab.report.tidy import tabulate
+
     chosen = parse_where(where) if mixed or held.study is None else choose_conditions(held.records, where)
-    table = _tabulate(held, chosen, mixed=mixed, filters=filters or [], sort=sort or [])
-    names = columns.split(",") if columns else None
-    if as_json or as_csv or as_markdown:
-        print(_write(table, names, as_json=as_json, as_csv=as_csv), end="")
+    table = choose_rows(tabulate([held], where=chosen, mixed=mixed), rows["filters"], rows["sort"])
+    if (names := rows["names"]) is not None:
+        table = choose_columns(table, names)
+    if written != "people":
+        print(_write(table, written, named=names is not None), end="")
     elif held.study is None or names is not None:
-        _print_rows(table, names, title=_name_title(held))
+        _print_rows(table, title=held.name if held.study is None else held.study.file.question, named=names is not None)
     else:
-        comparison = None if mixed or filters else _compare(held, table, chosen)
+        comparison = None if mixed or rows["filters"] else _compare(held, table, chosen)
         print_study(held.study, table, comparison, brief=True, mixed=mixed)
+
+
+def _write(table: "pd.DataFrame", written: Format, *, named: bool) -> str:
+    from evitlab.report.row_tables import as_text, choose_shown, to_markdown
+    from evitlab.report.tables import to_csv
+
+    if written == "csv":
+        return to_csv(table)
+    if written == "json":
+        return str(table.to_json(orient="records")) + "\n"
+    return to_markdown(as_text(table, list(table) if named else choose_shown(table)))
+
+
+def _print_rows(table: "pd.DataFrame", *, title: str, named: bool) -> None:
+    from evitlab.report.row_tables import as_text, choose_shown, render_rows
+
+    Console().print(render_rows(as_text(table, list(table) if named else choose_shown(table)), title=title))
 
 
 def _check_name(name: str, results: Path) -> Path:
@@ -113,39 +156,6 @@ def _show_command(folder: Path, *, where: dict[str, Any], mixed: bool, as_json: 
     from evitlab.store import read_records
 
     show_models(read_records(folder), where=where, mixed=mixed, as_json=as_json, folder=folder)
-
-
-def _tabulate(
-    held: "Results", where: dict[str, Any], *, mixed: bool, filters: list[str], sort: list[str]
-) -> "pd.DataFrame":
-    from evitlab.report.row_choice import choose_rows
-    from evitlab.report.tidy import tabulate
-
-    return choose_rows(tabulate([held], where=where, mixed=mixed), filters, sort)
-
-
-def _write(table: "pd.DataFrame", names: list[str] | None, *, as_json: bool, as_csv: bool) -> str:
-    from evitlab.report.row_choice import choose_columns
-    from evitlab.report.row_tables import as_text, choose_shown, to_markdown
-    from evitlab.report.tables import to_csv
-
-    if as_json or as_csv:
-        chosen = table if names is None else choose_columns(table, names)
-        return to_csv(chosen) if as_csv else chosen.to_json(orient="records") + "\n"
-    shown = choose_shown(table) if names is None else list(choose_columns(table, names))
-    return to_markdown(as_text(table, shown))
-
-
-def _print_rows(table: "pd.DataFrame", names: list[str] | None, *, title: str) -> None:
-    from evitlab.report.row_choice import choose_columns
-    from evitlab.report.row_tables import as_text, choose_shown, render_rows
-
-    shown = choose_shown(table) if names is None else list(choose_columns(table, names))
-    Console().print(render_rows(as_text(table, shown), title=title))
-
-
-def _name_title(held: "Results") -> str:
-    return held.name if held.study is None else held.study.file.question
 
 
 def _compare(held: "Results", table: "pd.DataFrame", where: dict[str, Any]) -> "Comparison | None":

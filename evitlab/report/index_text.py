@@ -46,7 +46,7 @@ def render_index_text(results: Path) -> str:
         READING,
         _render_columns(COLUMNS, "source"),
         '## Columns of `evitlab.compare(table, to="paper")`\n',
-        _render_columns(PAPER_COLUMNS),
+        _render_columns({"study": DIFFERENCES["study"]} | PAPER_COLUMNS),
         "## Columns of `evitlab.compare(table, to=VARIANT)`\n",
         _render_columns(DIFFERENCES),
     ]

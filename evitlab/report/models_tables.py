@@ -82,6 +82,7 @@ def find_measured(records: Sequence[Record], task: str) -> dict[str, Any]:
 
 
 def select_task(records: Sequence[Record], task: str) -> list[Record]:
+    """The records of a task."""
     return [record for record in records if record.task == task]
 
 
