@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,14 +14,11 @@ from rich.console import Console
 from evitlab.commands.heads import heads
 from evitlab.commands.models import bench, profile
 from evitlab.commands.pruning import prune
+from evitlab.commands.show import WhereOption, choose_conditions, print_study, show
 from evitlab.commands.sweeps import StorageOption, collect
 from evitlab.commands.training import DataRoot, evaluate, train
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from evitlab.records import Record
-    from evitlab.report.paper_comparison import Comparison
     from evitlab.runner import Lab
     from evitlab.study import Study
 
@@ -40,14 +37,11 @@ app.command()(evaluate)
 app.command()(heads)
 app.command()(prune)
 app.command()(collect)
+app.command()(show)
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(help="Only measurements made so: machine=0a1b2c3d, device=cpu, threads=2, torch=2.15.0; may repeat."),
-]
 
 
 @app.command()
@@ -93,7 +87,7 @@ def _run(
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
-        from evitlab.report.study_report import STUDY_COPY
+        from evitlab.report.folders import STUDY_COPY
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
         from evitlab.sweep.run import run_study
@@ -139,12 +133,15 @@ def _run(
 
 def _report(lab: "Lab", *, as_json: bool) -> None:
     """Table, figures and page of all that a study has found, and the table for the terminal."""
-    from evitlab.report.study_report import compare, write_report
+    from evitlab.report.study_report import write_report
+    from evitlab.report.study_tables import compare
 
     study, where = lab.study.with_recorded(lab.records), lab.environment.conditions
     table = write_report(study, lab.records, where, lab.folder)
-    _print_table(study, table, compare(study, lab.records, where), as_json=as_json)
-    if not as_json:
+    if as_json:
+        print(table.to_json(orient="records"))
+    else:
+        print_study(study, table, compare(study, lab.records, where))
         Console().print(f"records, table, figures and page: {lab.folder}", highlight=False, soft_wrap=True)
 
 
@@ -182,46 +179,21 @@ def list_zoo(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(
-    name: Annotated[str | None, typer.Argument(help="A folder of results; none lists them all.")] = None,
-    results: Results = Path("results"),
-    where: Where = None,
-    mixed: Annotated[
-        bool, typer.Option("--mixed", help="Let one table mix machines and protocols, each in a column of its own.")
-    ] = False,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Print what was measured: a study's table, or that of a bench or a profile."""
-    from evitlab.report.models_report import list_results, show_models
-    from evitlab.report.study_report import compare, tabulate
-    from evitlab.store import read_records
-
-    if name is None:
-        names = list_results(results)
-        print(json.dumps(names) if as_json else "\n".join(names))
-        return
-    if name in list_results(results) and name not in _find_studies(results):
-        records = read_records(results / name)
-        show_models(records, where=_parse_where(where), mixed=mixed, as_json=as_json, folder=results / name)
-        return
-    read, records = _load_results(results, name, seed), read_records(results / name)
-    chosen = _choose(records, where)
-    _print_table(read, tabulate(read, records, chosen), compare(read, records, chosen), as_json=as_json)
-
-
-@app.command()
 def report(
     study: Annotated[
         str | None, typer.Argument(help="A study, or the folder of a prune; none means all of both with results.")
     ] = None,
     results: Results = Path("results"),
-    where: Where = None,
+    where: WhereOption = None,
     seed: Seed = 0,
 ) -> None:
     """Write table, figures and page of a study, or of prunings, anew from its records."""
-    from evitlab.report.models_report import list_pruned, select_latest, write_models
-    from evitlab.report.study_report import PAGE, write_report
+    from evitlab.report.folders import PAGE
+    from evitlab.report.index_text import write_index_text
+    from evitlab.report.models_report import write_models
+    from evitlab.report.models_tables import list_pruned
+    from evitlab.report.study_report import write_report
+    from evitlab.report.timing_tables import select_latest
     from evitlab.store import read_records
 
     studies, pruned = _find_studies(results), list_pruned(results)
@@ -231,68 +203,27 @@ def report(
             print(results / name / PAGE)
             continue
         read, records = _load_results(results, name, seed), read_records(results / name)
-        write_report(read, records, _choose(records, where), results / name)
+        write_report(read, records, choose_conditions(records, where), results / name)
         print(results / name / PAGE)
+    if study is None and results.is_dir():
+        print(write_index_text(results))
 
 
 def _find_studies(results: Path) -> list[str]:
-    from evitlab.report.study_report import STUDY_COPY
+    from evitlab.report.folders import STUDY_COPY
 
     return sorted(path.parent.name for path in results.glob(f"*/{STUDY_COPY}"))
 
 
 def _load_results(results: Path, name: str, seed: int) -> "Study":
     """The study as it was when it last ran."""
-    from evitlab.report.study_report import STUDY_COPY
+    from evitlab.report.study_tables import read_study
     from evitlab.store import read_records
-    from evitlab.study import StudyError, load_study
+    from evitlab.study import StudyError
 
     if name not in (names := _find_studies(results)):
         raise StudyError(results, [f"no results of {name!r} (there are: {', '.join(names) or 'none'})"])
-    study = replace(load_study(results / name / STUDY_COPY, seed=seed), name=name)
-    return study.with_recorded(read_records(results / name))
-
-
-def _choose(records: "list[Record]", pairs: list[str] | None) -> dict[str, Any]:
-    """The conditions asked for, or else those of the latest measurement, said so where there are others."""
-    if pairs or not records:
-        return _parse_where(pairs)
-    latest = max(records, key=lambda record: record.start).environment
-    if any(record.environment.conditions != latest.conditions for record in records):
-        shown = ", ".join(f"{name}={value}" for name, value in latest.conditions.items())
-        print(f"note: others were measured too; this is the latest, {shown}; choose with --where", file=sys.stderr)
-    return latest.conditions
-
-
-def _parse_where(pairs: list[str] | None) -> dict[str, Any]:
-    """Fields of environment or measurement to choose by, numbers as numbers."""
-    from evitlab.problems import UserError
-
-    parsed: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, found, value = pair.partition("=")
-        if not found:
-            raise UserError(f"--where must be FIELD=VALUE, such as machine=0a1b2c3d, but got {pair!r}")
-        whole = name in ("threads", "cores", "memory_bytes", "batch_size") and value.isdecimal()  # a machine is text
-        parsed[name] = int(value) if whole else {"true": True, "false": False}.get(value, value)
-    return parsed
-
-
-def _print_table(study: "Study", table: "pd.DataFrame", comparison: "Comparison | None", *, as_json: bool) -> None:
-    """The study's table, and below it the paper's differences beside ours where there are any."""
-    from evitlab.report.comparison_tables import render_comparison
-    from evitlab.report.study_report import describe_proxy
-    from evitlab.report.tables import render_terminal
-
-    if as_json:
-        print(table.to_json(orient="records"))
-        return
-    console = Console()
-    console.print(render_terminal(table, title=study.file.question))
-    console.print(describe_proxy(study), highlight=False)
-    if comparison is not None:
-        console.print()
-        console.print(render_comparison(comparison))
+    return read_study(results / name, read_records(results / name), seed=seed)
 
 
 @app.callback(invoke_without_command=True)

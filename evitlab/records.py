@@ -3,14 +3,17 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
+from evitlab.measurements.by_task import MEASUREMENTS
+
 SCHEMA = 2
 """Version of the record's layout. A reader refuses a newer one instead of guessing."""
 
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings")
+STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 @with_config(STRICT)
@@ -83,6 +86,11 @@ class Record:
     smoke: bool = False
     """Made by `--smoke`: tiny sizes, no meaning; no table reads it."""
 
+    @cached_property
+    def found(self) -> Any:
+        """The measurement as its task's dataclass, checked once. Raises pydantic's ValidationError."""
+        return _adapter(self.task).validate_json(json.dumps(self.measurement), strict=True)
+
     def to_json(self) -> str:
         """The record as one line, keys in a fixed order, without the newline."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
@@ -90,6 +98,11 @@ class Record:
 
 RECORD = TypeAdapter(Record)
 """Reads a record from JSON and checks every field's type."""
+
+
+@cache
+def _adapter(task: str) -> TypeAdapter[Any]:
+    return TypeAdapter(MEASUREMENTS[task])
 
 
 def digest(value: Any) -> str:

@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
-from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.problems import UserError, explain, shorten
@@ -27,7 +26,7 @@ try:
 except ImportError:  # Windows has no flock: there, only one process may write to a folder at a time
     fcntl = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:  # pandas takes half a second to import, and only `load` needs it
+if TYPE_CHECKING:  # pandas takes half a second to import, and only `load_records` needs it
     import pandas as pd
 
 RECORDS = "records.jsonl"
@@ -147,10 +146,10 @@ def read_records(folder: str | Path) -> list[Record]:
 
 def measured(record: Record) -> Any:
     """The measurement of an `ok` or `stopped` record, as its task's dataclass in `MEASUREMENTS`."""
-    return _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
+    return record.found
 
 
-def load(*folders: str | Path, smoke: bool = False) -> "pd.DataFrame":
+def load_records(*folders: str | Path, smoke: bool = False) -> "pd.DataFrame":
     """All records of some folders as one tidy table, a row each; smoke records only on request.
 
     A column is a field of `Record`; where that is a mapping, one column for each of its entries, after a dot:
@@ -247,9 +246,11 @@ def _is_json(line: bytes) -> bool:
 
 
 def _parse(line: bytes, *, where: str) -> Record:
-    if not _is_json(line):
-        raise StoreError(f"{where}: must be one JSON object, but got {shorten(line.decode(errors='replace'))}")
-    data = json.loads(line)
+    try:
+        data = json.loads(line.decode())
+    except ValueError:
+        text = shorten(line.decode(errors="replace"))
+        raise StoreError(f"{where}: must be one JSON object, but got {text}") from None
     schema = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
     if isinstance(schema, int) and schema > SCHEMA:
         raise StoreError(f"{where}: schema {schema} is newer than {SCHEMA}: update evitlab to read it")
@@ -271,15 +272,10 @@ def _check_measurement(record: Record, *, where: str) -> None:
     if record.status in ("failed", "infeasible"):
         return
     try:
-        _adapter(record.task).validate_json(json.dumps(record.measurement), strict=True)
+        _ = record.found  # read once, kept for those who ask for it
     except ValidationError as error:
         problems = explain(error, MEASUREMENTS[record.task])
         raise StoreError(f"{where}: " + "; ".join(f"measurement.{problem}" for problem in problems)) from None
-
-
-@cache
-def _adapter(task: str) -> TypeAdapter[Any]:
-    return TypeAdapter(MEASUREMENTS[task])
 
 
 def _as_row(record: Record) -> dict[str, Any]:

@@ -24,8 +24,11 @@ LAYERS: dict[str, list[str]] = {
         "checks", "study", "store", "drawings", "sweep.domination", "sweep.gate", "cores", "stopping", "sweep.identity",
     ],
     "reports": [
+        "report.columns", "report.student", "report.folders",
         "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
-        "report.differences", "report.paper_comparison", "report.comparison_tables",
+        "report.differences", "report.paper_comparison", "report.comparison_tables", "report.study_tables",
+        "report.pruning_tables", "report.pruning_claims", "report.row_cells", "report.tidy", "report.row_comparison",
+        "report.row_choice", "report.row_tables", "report.index_text",
         "report.frame", "report.comparison_figures", "report.knob_figures",
         "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
         "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
@@ -33,8 +36,9 @@ LAYERS: dict[str, list[str]] = {
         "report.comparison_report",
         "report.head_tables", "report.head_figures", "report.head_report",
         "report.evaluations", "report.search_tables", "report.search_figures", "report.search_report",
-        "report.study_report", "report.pruning_tables", "report.pruning_claims",
-        "report.pruning_figures", "report.pruning_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.study_report",
+        "report.pruning_figures", "report.pruning_report", "report.models_tables",
+        "report.models_report", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -62,7 +66,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "entry": [
         "commands.options", "commands.models", "commands.training", "commands.heads", "commands.pruning",
-        "commands.sweeps", "cli", "__main__",
+        "commands.sweeps", "commands.show", "cli", "__main__",
     ],
 }  # fmt: skip
 BELOW = {

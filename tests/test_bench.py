@@ -140,7 +140,7 @@ def test_show_prints_them_again(evitlab):
     model = f"deit_t:{SMALL}"
     evitlab("bench", model, *QUICK)
     evitlab("profile", model, "--batch-size", "1", "--with", "repeats=2")
-    names = json.loads(evitlab("show", "--json")[1])
+    names = [folder["name"] for folder in json.loads(evitlab("show", "--json")[1])]
     assert len(names) == 2
     for name in names:
         code, out, _ = evitlab("show", name)
@@ -153,7 +153,7 @@ def test_timings_under_other_conditions_do_not_mix_unless_told_to(evitlab):
     model = f"deit_t:{SMALL}"
     evitlab("bench", model, *QUICK)
     evitlab("bench", model, *QUICK, "--with", "precision=bf16")
-    (name,) = json.loads(evitlab("show", "--json")[1])
+    (name,) = [folder["name"] for folder in json.loads(evitlab("show", "--json")[1])]
     code, _, err = evitlab("show", name)
     assert code == 2
     assert "precision" in err

@@ -109,11 +109,14 @@ def test_show_and_report_need_no_study_file(ran):
     shown = evitlab("show", "tiny", cwd=folder)
     assert shown.returncode == 0
     assert "mhsa_ratio=1" in shown.stdout
-    assert evitlab("show", cwd=folder).stdout == "tiny\n"
+    assert re.match(r"tiny +3 variants +throughput, macs, operators, train\n  \S", evitlab("show", cwd=folder).stdout)
     page = folder / "results/tiny/report.html"
     before = page.read_bytes()
     page.unlink()
-    assert evitlab("report", cwd=folder).stdout == "results/tiny/report.html\n"
+    assert evitlab("report", cwd=folder).stdout == "results/tiny/report.html\nresults/README.md\n"
+    assert (
+        "[tiny](tiny), [page](tiny/report.html), [table](tiny/table.csv)" in (folder / "results/README.md").read_text()
+    )
     assert page.read_bytes() == before
 
 

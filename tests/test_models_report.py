@@ -8,7 +8,10 @@ import pytest
 from fake_records import make_curve, make_profile, make_record, make_self_test, make_throughput
 
 from evitlab.problems import UserError
-from evitlab.report.models_report import list_results, select_latest, show_models, write_models
+from evitlab.report.folders import list_names
+from evitlab.report.models_report import write_models
+from evitlab.report.models_tables import show_models
+from evitlab.report.timing_tables import select_latest
 from evitlab.store import append
 
 
@@ -91,4 +94,4 @@ def test_results_are_listed_without_the_peaks(tmp_path):
     for name in ("bench_a", "peaks", "mhsa_ratio"):
         append(make_timings()[0], tmp_path / name)
     (tmp_path / "empty").mkdir()
-    assert list_results(tmp_path) == ["bench_a", "mhsa_ratio"]
+    assert list_names(tmp_path) == ["bench_a", "mhsa_ratio"]

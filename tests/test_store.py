@@ -58,8 +58,8 @@ def test_records_come_back_equal_and_in_order(tmp_path):
 
 def test_a_missing_file_means_no_records(tmp_path):
     assert store.read_records(tmp_path / "none") == []
-    assert store.load(tmp_path / "none").empty
-    assert "task" in store.load(tmp_path / "none").columns
+    assert store.load_records(tmp_path / "none").empty
+    assert "task" in store.load_records(tmp_path / "none").columns
     assert store.repair(tmp_path / "none") is False
     assert not (tmp_path / "none").exists()
 
@@ -118,7 +118,7 @@ def test_load_gives_a_row_a_record_and_keeps_failures(tmp_path):
     store.append(make_record("train", make_training(0.5), knobs={"mhsa_ratio": 0.4}), tmp_path / "a")
     store.append(failed, tmp_path / "a")
     store.append(RECORD, tmp_path / "b")
-    frame = store.load(tmp_path / "a", tmp_path / "b")
+    frame = store.load_records(tmp_path / "a", tmp_path / "b")
     assert list(frame["task"]) == ["train", "train", "macs"]
     assert list(frame["status"]) == ["ok", "failed", "ok"]
     assert frame["train.top1"].tolist()[0] == 0.5
@@ -133,8 +133,8 @@ def test_load_gives_a_row_a_record_and_keeps_failures(tmp_path):
 def test_load_leaves_smoke_out_unless_asked(tmp_path):
     store.append(replace(RECORD, smoke=True), tmp_path)
     store.append(RECORD, tmp_path)
-    assert store.load(tmp_path)["smoke"].tolist() == [False]
-    assert store.load(tmp_path, smoke=True)["smoke"].tolist() == [True, False]
+    assert store.load_records(tmp_path)["smoke"].tolist() == [False]
+    assert store.load_records(tmp_path, smoke=True)["smoke"].tolist() == [True, False]
 
 
 # Crashes

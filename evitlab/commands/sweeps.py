@@ -40,7 +40,8 @@ def collect(
 
     if storage is None:
         raise UserError("--storage must say where the workers share the study, but it is not given")
-    from evitlab.report.study_report import PAGE, STUDY_COPY, write_report
+    from evitlab.report.folders import PAGE, STUDY_COPY
+    from evitlab.report.study_report import write_report
     from evitlab.store import write_atomically
     from evitlab.study import load_study, place_data
 

@@ -9,4 +9,4 @@ from typing import Literal
 from pydantic import ConfigDict
 
 Precision = Literal["fp32", "bf16", "fp16"]
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings")
+STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")

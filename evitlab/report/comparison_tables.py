@@ -10,6 +10,7 @@ from evitlab.report.paper_comparison import Comparison, Series, summarise
 
 NOT_SEPARABLE = "n. s."
 """How a cell says that an interval holds 0."""
+PAGE_HAS_MORE = "The page has the rank correlation with the paper, and what this budget could have found."
 
 
 def readable_comparison(comparison: Comparison) -> pd.DataFrame:
@@ -73,11 +74,12 @@ def _pair_cell(found: dict[tuple[Any, Any], "pd.Series[Any]"], name: str, other:
     return f"{100 * sign * pair['difference']:+.1f}" if pair["separable"] else NOT_SEPARABLE
 
 
-def render_comparison(comparison: Comparison) -> Table:
-    """For a terminal, with what it comes to below."""
+def render_comparison(comparison: Comparison, *, brief: bool = False) -> Table:
+    """For a terminal, with what it comes to below; `brief` leaves rank correlation and power to the page."""
     text = readable_comparison(comparison).drop(columns="n", errors="ignore")
     shown = Table(title="Paper against measured: differences in top-1", box=None, padding=(0, 1, 0, 0))
-    shown.caption = escape("\n".join(["Second lines: 95% intervals, over the seeds.", *summarise(comparison)]))
+    below = ["Second lines: 95% intervals, over the seeds.", *summarise(comparison, brief=brief)]
+    shown.caption = escape("\n".join([*below, PAGE_HAS_MORE] if brief else below))
     shown.title_justify = shown.caption_justify = "left"
     for name in text.columns:
         justify: Literal["left", "right"] = "left" if name in ("variant", "verdict", "sign") else "right"

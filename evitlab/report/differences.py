@@ -6,16 +6,13 @@ All of it stands on seeds alone: another data set, another budget or another mac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import mean, stdev, variance
+from statistics import mean, variance
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import kendalltau, nct
-from scipy.stats import t as student_t
 
-LEVEL = 0.95
-"""Of every interval here; 1 minus it is the size of the tests."""
+from evitlab.report.student import LEVEL, half_width, t_quantile
+
 POWER = 0.8
 
 Values = Mapping[int, float]
@@ -51,7 +48,7 @@ def pair_difference(row: Values, other: Values) -> Difference | None:
     value, count = mean(differences), len(differences)
     if count < 2:
         return Difference(value=value, low=None, high=None, seeds=count)
-    half = float(student_t.ppf((1 + LEVEL) / 2, count - 1)) * stdev(differences) / sqrt(count)
+    half = half_width(differences)
     return Difference(value=value, low=value - half, high=value + half, seeds=count)
 
 
@@ -66,8 +63,11 @@ def detectable_difference(deviation: float, seeds: int) -> float | None:
     """
     if seeds < 2:
         return None
+    from scipy.optimize import brentq  # late: they take a second to import, and most tables do without
+    from scipy.stats import nct
+
     freedom = seeds - 1
-    critical = float(student_t.ppf((1 + LEVEL) / 2, freedom))
+    critical = t_quantile(LEVEL, freedom)
 
     def lack(noncentrality: float) -> float:
         return float(nct.sf(critical, freedom, noncentrality)) - POWER  # the other side adds less than one in a million
@@ -116,6 +116,8 @@ def rank_correlation(
     shared = sorted(set.intersection(*(set(row) for row in ours))) if ours else []
     if len(ours) < 3 or not shared:
         return None
+    from scipy.stats import kendalltau  # late, as above
+
     table = np.array([[row[each] for each in shared] for row in ours])
     means = table.mean(axis=1)
     found = kendalltau(means, theirs)

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from evitlab.measurements.heads import Alikeness, DropOne, HeadBlock, HeadSimilarity
 from evitlab.paper import HEAD_SIMILARITY
+from evitlab.report.student import half_width
 from evitlab.report.tables import percent
 
 QUANTITIES = {"features": "head features", "maps": "attention maps"}
@@ -94,7 +94,7 @@ def mean_with_interval(values: Sequence[float]) -> tuple[float, float | None, fl
     """Mean and its Student t 95% interval; of a single value no interval."""
     if len(values) < 2:
         return mean(values), None, None
-    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    half = half_width(values)
     return mean(values), mean(values) - half, mean(values) + half
 
 

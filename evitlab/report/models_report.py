@@ -1,174 +1,50 @@
 """What the commands on models leave and print: tables and figures of `bench` and `profile`, from their records."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
-from evitlab.options import name_folder
 from evitlab.records import Record
-from evitlab.report.evaluation_tables import evaluation_table, render_evaluation
 from evitlab.report.frame import to_png
 from evitlab.report.head_figures import drop_plot, matrix_plot, similarity_plot
-from evitlab.report.head_tables import block_table, drop_table, find_paper, matrix_table, render_heads
+from evitlab.report.head_tables import find_paper
+from evitlab.report.models_tables import find_measured, select_task, tabulate_models
 from evitlab.report.profile_figures import mhsa_ffn_bars, roofline_plot, runtime_breakdown
-from evitlab.report.profile_tables import (
-    by_class,
-    by_module,
-    by_operator,
-    by_part,
-    memory_bound_ways,
-    render_profile,
-)
-from evitlab.report.pruning_report import draw_prunings, render_prunings, tabulate_prunings, write_page
-from evitlab.report.tables import TableError, to_csv
+from evitlab.report.pruning_report import draw_prunings, write_page
+from evitlab.report.tables import to_csv
 from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
-from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
 from evitlab.report.training_figures import training_plot
-from evitlab.report.training_tables import group_runs, render_training, training_table
-from evitlab.store import RECORDS, measured, read_records, write_atomically
-
-
-def list_results(results: Path) -> list[str]:
-    """Names of the folders that hold records, the machines' peaks left out."""
-    return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.parent.name != "peaks")
-
-
-def list_pruned(results: Path) -> list[str]:
-    """Names of the folders that hold prunings."""
-    names = [path.parent.name for path in results.glob(f"prune_*/{RECORDS}")]
-    return sorted(name for name in names if any(record.task == "prune" for record in read_records(results / name)))
+from evitlab.report.training_tables import group_runs
+from evitlab.store import measured, write_atomically
 
 
 def write_models(records: Sequence[Record], folder: Path) -> None:
     """Tables as CSV and figures as PNG of one run of a command, beside its records, each in one step; of prunings
     also a page."""
-    for name, table in _tables(records, folder=folder).items():
+    for name, table in tabulate_models(records, folder=folder).items():
         write_atomically(folder / f"{name}.csv", to_csv(table))
     pictures = {name: to_png(figure) for name, figure in _figures(records).items()}
     for name, png in pictures.items():
         write_atomically(folder / f"{name}.png", png)
-    if pruned := _select(records, "prune"):
+    if pruned := select_task(records, "prune"):
         write_page(pruned, pictures, folder)
-
-
-def show_models(
-    records: Sequence[Record],
-    *,
-    where: Mapping[str, Any] | None = None,
-    mixed: bool = False,
-    as_json: bool = False,
-    folder: Path | None = None,
-) -> None:
-    """Print what the records hold: all timings in one table, of everything else the latest of each model.
-
-    `folder` is theirs, where what lies beside it is to be compared.
-    """
-    chosen = select_latest([record for record in records if _matches(record, where or {})])
-    if not chosen:
-        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
-        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
-    if as_json:
-        tables = _tables(chosen, mixed=mixed, folder=folder)
-        print(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
-        return
-    console = Console()
-    for shown in _render(chosen, mixed=mixed, folder=folder):
-        console.print(shown)
-
-
-def select_latest(records: Sequence[Record]) -> list[Record]:
-    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
-    latest = {}
-    for record in records:
-        apart = record.key if record.task in ("throughput", "train", "prune") else ""
-        latest[record.task, record.variant, apart] = record
-    return sorted(latest.values(), key=lambda record: record.start)
-
-
-def _matches(record: Record, where: Mapping[str, Any]) -> bool:
-    """Whether a record was made under these conditions: fields of its environment or of its measurement."""
-    known = record.measurement or {}
-    return all(
-        (getattr(record.environment, name) if hasattr(record.environment, name) else known.get(name)) == value
-        for name, value in where.items()
-    )
-
-
-def _of(records: Sequence[Record], task: str) -> dict[str, Any]:
-    """Measurements of a task by model."""
-    return {record.variant: measured(record) for record in records if record.task == task}
-
-
-def _select(records: Sequence[Record], task: str) -> list[Record]:
-    return [record for record in records if record.task == task]
-
-
-def _tables(records: Sequence[Record], *, mixed: bool = False, folder: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Tables by name, in base units."""
-    tables: dict[str, pd.DataFrame] = {}
-    if pruned := _select(records, "prune"):
-        tables |= tabulate_prunings(pruned, folder)
-    if timings := [record for record in records if record.task == "throughput"]:
-        tables["table"] = timing_table(timings, mixed=mixed)
-    if trained := [record for record in records if record.task == "train"]:
-        tables["training"] = training_table(trained)
-    for name, evaluation in _of(records, "evaluate").items():
-        tables[_join("evaluation", name, records)] = evaluation_table(evaluation)
-    for name, curve in _of(records, "batch_curve").items():
-        tables[_join("batch_curve", name, records)] = curve_table(curve)
-    for result in _of(records, "self_test").values():
-        tables["self_test"] = pd.DataFrame([asdict(run) for run in result.runs])
-    for name, result in _of(records, "heads").items():
-        for table, make in HEAD_TABLES.items():
-            tables[_join(table, name, records)] = make(result)
-    for profile in _of(records, "operators").values():
-        tables |= {name: make(profile) for name, make in PROFILE_TABLES.items()}
-    return tables
-
-
-PROFILE_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
-    "classes": by_class,
-    "parts": by_part,
-    "modules": by_module,
-    "operators": by_operator,
-    "memory_bound": memory_bound_ways,
-}
-
-
-HEAD_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
-    "heads": block_table,
-    "head_matrices": matrix_table,
-    "head_drops": drop_table,
-}
-
-
-def _join(table: str, model: str, records: Sequence[Record]) -> str:
-    """The table's name, with the model's where there are several."""
-    several = len({record.variant for record in records}) > 1
-    return name_folder(table, [model]) if several else table
 
 
 def _figures(records: Sequence[Record]) -> dict[str, Figure]:
     """Figures by name."""
-    figures = draw_prunings(pruned) if (pruned := _select(records, "prune")) else {}
+    figures = draw_prunings(pruned) if (pruned := select_task(records, "prune")) else {}
     timings = [record for record in records if record.task == "throughput"]
     if len(timings) > 1:
         figures["ratios"] = ratio_plot(timings)
     if runs := group_runs([record for record in records if record.task == "train"]):
         figures["training"] = training_plot(runs, title=f"Training {', '.join(runs)}")
-    if curves := _of(records, "batch_curve"):
+    if curves := find_measured(records, "batch_curve"):
         figures["batch_curve"] = batch_curve_plot(curves)
     for record in records:
         if record.task == "heads":
             figures |= _draw_heads(record)
-    for name, profile in _of(records, "operators").items():
+    for name, profile in find_measured(records, "operators").items():
         title = f"Where the time of {name} goes"
         figures["breakdown"] = runtime_breakdown({name: profile}, title=title)
         figures["mhsa_ffn"] = mhsa_ffn_bars({name: profile}, title=f"MHSA and FFN of {name}")
@@ -191,26 +67,3 @@ def _draw_heads(record: Record) -> dict[str, Figure]:
     if result.drop_one is not None:
         figures["head_drops"] = drop_plot(result, title=f"What each head of {name} is worth")
     return figures
-
-
-def _render(records: Sequence[Record], *, mixed: bool, folder: Path | None = None) -> list[Table]:
-    """What a person sees in the terminal."""
-    shown = []
-    if pruned := _select(records, "prune"):
-        shown += render_prunings(pruned, folder)
-    if timings := [record for record in records if record.task == "throughput"]:
-        shown.append(render_timing(timing_table(timings, mixed=mixed)))
-    if trained := [record for record in records if record.task == "train"]:
-        shown.append(render_training(training_table(trained)))
-    counted = _of(records, "macs")
-    for name, evaluation in _of(records, "evaluate").items():
-        shown.append(render_evaluation(evaluation, title=name, macs=counted.get(name)))
-    shown += [
-        render_curve(curve, title=f"Batch curve of {name}") for name, curve in _of(records, "batch_curve").items()
-    ]
-    shown += [render_self_test(result, title=name) for name, result in _of(records, "self_test").items()]
-    for name, result in _of(records, "heads").items():
-        shown += render_heads(result, title=name)
-    for name, profile in _of(records, "operators").items():
-        shown += render_profile(profile, title=name)
-    return shown

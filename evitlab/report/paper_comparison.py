@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp, hypot, log
 from typing import Any
 
@@ -68,12 +69,22 @@ class Series:
     """The row compared with first."""
     seeds: int
     """The fewest that a row shares with the row compared with."""
-    correlation: RankCorrelation | None
-    """Over the rows that both have."""
     deviation: float | None
     """Of a difference within a seed, as a share, pooled over the rows (`pool_deviation`)."""
-    detectable: float | None
-    """`detectable_difference` at that deviation, as a share."""
+    ours: tuple[Values, ...]
+    """Accuracies by seed of the rows that the paper has too."""
+    theirs: tuple[float, ...]
+    """The paper's of the same rows."""
+
+    @cached_property
+    def correlation(self) -> RankCorrelation | None:
+        """Over the rows that both have."""
+        return rank_correlation(self.ours, self.theirs)
+
+    @cached_property
+    def detectable(self) -> float | None:
+        """`detectable_difference` at that deviation, as a share."""
+        return None if self.deviation is None else detectable_difference(self.deviation, self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +105,26 @@ def compare_with_paper(study: Study, table: pd.DataFrame, records: Sequence[Reco
     `table` and `records` are what `study_table` and `select_records` made of one study. Speeds are compared with the
     row that accuracies are compared with.
     """
-    paper = study.paper_top1()
-    values = _values_by_seed(records)
+    return compare_rows(
+        table,
+        _values_by_seed(records),
+        baselines=study.baselines,
+        paper=study.paper_top1(),
+        paper_speeds=study.paper_speeds(),
+    )
+
+
+def compare_rows(
+    table: pd.DataFrame,
+    values: Mapping[str, Values],
+    *,
+    baselines: Mapping[str, str],
+    paper: Mapping[str, float],
+    paper_speeds: Mapping[str, float],
+) -> Comparison | None:
+    """The same of rows whose accuracies by seed, rows to compare with, and figures in the source are given by name."""
     groups: dict[str, list[str]] = {}
-    for name, other in study.baselines.items():
+    for name, other in baselines.items():
         if name in values and other in values:
             groups.setdefault(other, [other])
             groups[other] += [name] if name != other else []
@@ -105,7 +132,11 @@ def compare_with_paper(study: Study, table: pd.DataFrame, records: Sequence[Reco
     if not paper or not groups:
         return None
     indexed = table.set_index("variant")
-    rows = [_row(study, indexed, values, name, other, groups[other]) for other in groups for name in groups[other]]
+    rows = [
+        _row(indexed, values, name, other, names=groups[other], paper=paper, speeds=paper_speeds)
+        for other in groups
+        for name in groups[other]
+    ]
     compared = pd.DataFrame(rows, columns=list(COLUMNS))
     return Comparison(
         table=compared.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES}),
@@ -123,9 +154,15 @@ def _values_by_seed(records: Sequence[Record]) -> dict[str, dict[int, float]]:
 
 
 def _row(
-    study: Study, table: pd.DataFrame, values: Mapping[str, Values], name: str, other: str, names: Sequence[str]
+    table: pd.DataFrame,
+    values: Mapping[str, Values],
+    name: str,
+    other: str,
+    *,
+    names: Sequence[str],
+    paper: Mapping[str, float],
+    speeds: Mapping[str, float],
 ) -> dict[str, Any]:
-    paper, speeds = study.paper_top1(), study.paper_speeds()
     row: dict[str, Any] = {
         "variant": name,
         "compared_with": other,
@@ -138,7 +175,7 @@ def _row(
         return row | {"seeds": len(values[name])}
     if name in speeds and other in speeds:
         row["paper_speed_ratio"] = speeds[name] / speeds[other]
-    row |= _speed_cells(table, name, other)
+    row |= speed_cells(table, name, other)
     theirs = paper[name] - paper[other] if name in paper and other in paper else None
     ours = pair_difference(values[name], values[other])
     if ours is None:
@@ -180,13 +217,17 @@ def _pair_up(names: Sequence[str], values: Mapping[str, Values]) -> list[dict[st
     return pairs
 
 
-def _speed_cells(table: pd.DataFrame, name: str, other: str) -> dict[str, float]:
-    """Speed over another row's from both rows' over their common reference; intervals add as of independent logs."""
+def speed_cells(table: pd.DataFrame, name: str, other: str) -> dict[str, float]:
+    """Speed over another row's from both rows' over their common reference; intervals add as of independent logs.
+
+    `table` has the variants as its index. Without a common reference there is nothing; a reference itself adds none.
+    """
     if table["speed_reference"][name] != table["speed_reference"][other] or pd.isna(table["speed_ratio"][name]):
         return {}
     ratio = float(table["speed_ratio"][name] / table["speed_ratio"][other])
+    ends = table[["speed_ratio_low", "speed_ratio_high"]].fillna(1.0)
     low, high = (
-        hypot(*(log(table[f"speed_ratio_{end}"][row] / table["speed_ratio"][row]) for row in (name, other)))
+        hypot(*(log(ends[f"speed_ratio_{end}"][row] / table["speed_ratio"][row]) for row in (name, other)))
         for end in ("low", "high")
     )
     return {"speed_ratio": ratio, "speed_ratio_low": ratio * exp(-low), "speed_ratio_high": ratio * exp(high)}
@@ -196,23 +237,22 @@ def _summarise(other: str, names: Sequence[str], values: Mapping[str, Values], p
     both = [name for name in names if name in paper]
     rest = [values[name] for name in names if name != other]
     seeds = min(len(set(row) & set(values[other])) for row in rest)
-    deviation = pool_deviation(rest, values[other])
     return Series(
         compared_with=other,
         rows=tuple(names),
         seeds=seeds,
-        correlation=rank_correlation([values[name] for name in both], [paper[name] for name in both]),
-        deviation=deviation,
-        detectable=None if deviation is None else detectable_difference(deviation, seeds),
+        deviation=pool_deviation(rest, values[other]),
+        ours=tuple(values[name] for name in both),
+        theirs=tuple(paper[name] for name in both),
     )
 
 
-def summarise(comparison: Comparison) -> list[str]:
-    """The whole in sentences, a paragraph a series."""
-    return [_describe(comparison, series) for series in comparison.series]
+def summarise(comparison: Comparison, *, brief: bool = False) -> list[str]:
+    """The whole in sentences, a paragraph a series; `brief` leaves out rank correlation and power."""
+    return [_describe(comparison, series, brief=brief) for series in comparison.series]
 
 
-def _describe(comparison: Comparison, series: Series) -> str:
+def _describe(comparison: Comparison, series: Series, *, brief: bool) -> str:
     rows = comparison.table[comparison.table["compared_with"] == series.compared_with]
     missed = list(rows["variant"][~rows["match_reached"].fillna(True)])
     rows = rows[rows["variant"] != series.compared_with]
@@ -227,6 +267,8 @@ def _describe(comparison: Comparison, series: Series) -> str:
         pairs = pairs[pairs["variant"].isin(series.rows)]
         open_pairs = len(pairs) - int(pairs["separable"].sum())
         sentences.append(f"Of {len(pairs)} pairs of rows, {open_pairs} are not separable.")
+    if brief:
+        return " ".join(sentences)
     return " ".join([*sentences, *_describe_correlation(series.correlation), *_describe_budget(series, rows)])
 
 

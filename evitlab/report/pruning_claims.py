@@ -1,6 +1,7 @@
 """What the paper says of pruned networks (Fig. 5; Sec. 2.3), held against prunings and against their controls."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 
 import pandas as pd
@@ -9,13 +10,24 @@ from rich.table import Table
 
 from evitlab.measurements.pruning import Pruning
 from evitlab.records import Record
-from evitlab.report.pruning_tables import KINDS, find_published, group_targets
+from evitlab.report.pruning_tables import (
+    KINDS,
+    channel_table,
+    find_published,
+    group_targets,
+    pruning_table,
+    render_channels,
+    render_summary,
+    step_table,
+)
 from evitlab.report.tables import percent
-from evitlab.store import measured
+from evitlab.store import measured, read_records
 
 THIRDS = ("first", "middle", "last")
 Kept = Mapping[str, float]
 """Shares of channels that are left, by what they are of."""
+BESIDE = {"deit_t": "prune_swin_t", "swin_t": "prune_deit_t"}
+"""Folder of the other network of the paper's figures."""
 
 
 def kept_by_kind(found: Pruning, column: str) -> dict[str, float]:
@@ -134,3 +146,28 @@ def render_claims(table: pd.DataFrame) -> Table:
         shown.add_row(*("" if pd.isna(row.get(name)) else escape(str(row[name])) for name in cells))
     shown.caption = "Means over layers of the share of channels that is left. By MACs, kinds weigh as they cost."
     return shown
+
+
+def tabulate_prunings(records: Sequence[Record], folder: Path | None = None) -> dict[str, pd.DataFrame]:
+    """Tables by file name, in base units; from the folder of the results it sees what lies beside them."""
+    return {
+        "pruning": pruning_table(records),
+        "channels": channel_table(records),
+        "claims": claim_table(records, find_others(records, folder)),
+        "steps": step_table(records),
+    }
+
+
+def render_prunings(records: Sequence[Record], folder: Path | None = None) -> list[Table]:
+    """What a person sees in the terminal."""
+    shown = [render_channels(own, label=label) for label, own in group_targets(records).items()]
+    return [*shown, render_summary(records), render_claims(claim_table(records, find_others(records, folder)))]
+
+
+def find_others(records: Sequence[Record], folder: Path | None) -> list[Record]:
+    """Prunings of the paper's other network, where they lie beside these."""
+    name = find_published(records[0].config) if records else None
+    if folder is None or name not in BESIDE:
+        return []
+    beside = read_records(folder.parent / BESIDE[name])
+    return [each for each in beside if each.task == "prune" and each.smoke == records[0].smoke and each.status == "ok"]

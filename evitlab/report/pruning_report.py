@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from evitlab.measurements.pruning import Pruning
 from evitlab.paper import PRUNED_TOP1
@@ -25,10 +24,9 @@ from evitlab.report.markup import (
     two_lines,
 )
 from evitlab.report.page_data import embed_packed, list_networks
-from evitlab.report.pruning_claims import claim_table, render_claims
+from evitlab.report.pruning_claims import claim_table, find_others
 from evitlab.report.pruning_figures import accuracy_plot, channels_plot
 from evitlab.report.pruning_tables import (
-    channel_table,
     channel_text,
     describe_accuracy,
     describe_scores,
@@ -36,18 +34,12 @@ from evitlab.report.pruning_tables import (
     describe_unprunable,
     find_published,
     group_targets,
-    pruning_table,
-    render_channels,
-    render_summary,
-    step_table,
     summarise,
 )
 from evitlab.report.tables import percent
-from evitlab.store import measured, read_records, write_atomically
+from evitlab.store import measured, write_atomically
 
 PAGE, VERDICT = "report.html", "verdict.txt"
-BESIDE = {"deit_t": "prune_swin_t", "swin_t": "prune_deit_t"}
-"""Folder of the other network of the paper's figures."""
 SOURCE = "EfficientViT (Liu et al., CVPR 2023), Fig. 5; for DeiT-T Fig. 5 of its supplement"
 EXPECT = (
     "Q and K are trimmed most, V is kept near the embedding width, the last blocks are trimmed most, and the FFN is "
@@ -75,22 +67,6 @@ def draw_prunings(records: Sequence[Record]) -> dict[str, Figure]:
     }
 
 
-def tabulate_prunings(records: Sequence[Record], folder: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Tables by file name, in base units; from the folder of the results it sees what lies beside them."""
-    return {
-        "pruning": pruning_table(records),
-        "channels": channel_table(records),
-        "claims": claim_table(records, _find_others(records, folder)),
-        "steps": step_table(records),
-    }
-
-
-def render_prunings(records: Sequence[Record], folder: Path | None = None) -> list[Table]:
-    """What a person sees in the terminal."""
-    shown = [render_channels(own, label=label) for label, own in group_targets(records).items()]
-    return [*shown, render_summary(records), render_claims(claim_table(records, _find_others(records, folder)))]
-
-
 def write_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder: Path) -> None:
     """Write the page beside the records in one step; of `pictures`, PNG by name, it holds those of `draw_prunings`."""
     write_atomically(folder / PAGE, render_page(records, pictures, folder))
@@ -101,7 +77,7 @@ def render_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder
     names = list(dict.fromkeys(record.variant for record in records))
     question = f"Which channels does pruning leave of {', '.join(names)}, and would it leave them untrained?"
     page = Page(study=folder.name, question=question, source=SOURCE, expect=EXPECT, cost="", verdict=_verdict(folder))
-    claims = claim_table(records, _find_others(records, folder))
+    claims = claim_table(records, find_others(records, folder))
     return fill_page(
         title=escape(f"{folder.name}: {question}"),
         study=escape(folder.name),
@@ -192,15 +168,6 @@ def _to_html(text: pd.DataFrame, *, caption: str) -> str:
 
 def _wide(table: str, label: str) -> str:
     return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'
-
-
-def _find_others(records: Sequence[Record], folder: Path | None) -> list[Record]:
-    """Prunings of the paper's other network, where they lie beside these."""
-    name = find_published(records[0].config) if records else None
-    if folder is None or name not in BESIDE:
-        return []
-    beside = read_records(folder.parent / BESIDE[name])
-    return [each for each in beside if each.task == "prune" and each.smoke == records[0].smoke and each.status == "ok"]
 
 
 def _verdict(folder: Path) -> str:

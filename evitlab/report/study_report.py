@@ -12,6 +12,7 @@ from evitlab.records import Record
 from evitlab.report.comparison_report import write_comparison
 from evitlab.report.evaluations import write_evaluations
 from evitlab.report.figures import throughput_accuracy
+from evitlab.report.folders import PAGE
 from evitlab.report.frame import to_png
 from evitlab.report.head_report import write_heads
 from evitlab.report.html import render_page
@@ -23,33 +24,21 @@ from evitlab.report.search_report import write_search
 from evitlab.report.search_tables import split_by_machine
 from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
-from evitlab.report.tables import select_records, study_table, to_csv
+from evitlab.report.study_tables import TABLE, describe_proxy, of_seeds, tabulate
+from evitlab.report.tables import select_records, to_csv
 from evitlab.store import measured, write_atomically
 from evitlab.study import Study
 
 BY_MACHINE = "table_by_machine.csv"
-TABLE, PAGE, STUDY_COPY = "table.csv", "report.html", "study.yaml"
 VERDICT = "verdict.txt"
 """In a study's results: what somebody concluded from them, written by hand, shown on the page."""
-
-
-def tabulate(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> pd.DataFrame:
-    """The study's table of the records made under the conditions `where`; see `study_table`."""
-    return study_table(
-        _of_seeds(study, records),
-        study=study.name,
-        requests=study.requests(),
-        where=where,
-        smoke=study.smoke,
-        paper_top1=study.paper_top1(),
-    )
 
 
 def write_report(study: Study, records: Sequence[Record], where: Mapping[str, Any], folder: Path) -> pd.DataFrame:
     """Write table, figures, page and evaluations beside the records, each file in one step; return the table."""
     table = tabulate(study, records, where)
     chosen = select_records(
-        _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
+        of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
     )
     pictures = []
     for name, (figure, alt, caption) in _draw(study, table, chosen).items():
@@ -80,14 +69,6 @@ def write_report(study: Study, records: Sequence[Record], where: Mapping[str, An
     return table
 
 
-def compare(study: Study, records: Sequence[Record], where: Mapping[str, Any]) -> Comparison | None:
-    """The study's differences beside its source's, where it cites accuracies; see `compare_with_paper`."""
-    chosen = select_records(
-        _of_seeds(study, records), study=study.name, requests=study.requests(), where=where, smoke=study.smoke
-    )
-    return compare_with_paper(study, tabulate(study, records, where), chosen)
-
-
 def _write_comparison(study: Study, comparison: Comparison, folder: Path) -> Section:
     title = f"{study.file.source}: its differences, and ours"
     return write_comparison(comparison, folder, title=title, subtitle=describe_proxy(study))
@@ -96,39 +77,6 @@ def _write_comparison(study: Study, comparison: Comparison, folder: Path) -> Sec
 def _read_verdict(folder: Path) -> str:
     path = folder / VERDICT
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def describe_proxy(study: Study) -> str:
-    """What the accuracies of a study are of, and what not; empty where it trains nothing."""
-    train = study.tasks.train
-    if train is None:
-        return ""
-    what = "the network itself"
-    if train.proxy is not None:
-        what = f"a proxy of the network timed: the same knobs at {_show_knobs(train.proxy)} (scaled as the network was)"
-    recipe = train.recipe
-    length = (
-        f"{recipe.steps} steps"
-        if recipe.epochs is None
-        else f"{recipe.epochs:g} {'epoch' if recipe.epochs == 1 else 'epochs'} in batches"
-    )
-    data = train.data if isinstance(train.data, str) else ", ".join(train.data)
-    return (
-        f"Accuracy is that of {what}, trained for {length} of {recipe.batch_size} images of "
-        f"the data set '{data}' with {len(train.seeds)} seeds."
-        + ("" if data == "imagenet" else " It is not ImageNet's.")
-    )
-
-
-def _show_knobs(knobs: Mapping[str, Any]) -> str:
-    """Knobs in words; those of several networks one after the other."""
-    if all(isinstance(value, dict) for value in knobs.values()):
-        return "; ".join(f"{name}: {_show_knobs(own)}" for name, own in knobs.items())
-    return ", ".join(f"{name} {value}" for name, value in knobs.items())
-
-
-def _of_seeds(study: Study, records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.seed in study.seeds(record.task)]
 
 
 def _draw(study: Study, table: pd.DataFrame, chosen: Sequence[Record]) -> dict[str, tuple[Figure, str, str]]:

@@ -4,60 +4,30 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from math import floor, log10, sqrt
-from statistics import mean, stdev
+from math import floor, log10
+from statistics import mean
 from textwrap import fill
 from typing import Any, Literal
 
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from evitlab.problems import UserError
 from evitlab.records import Environment, Record
+from evitlab.report import columns
+from evitlab.report.student import half_width
 from evitlab.store import measured
 
-COLUMNS = {
-    "variant": ("text", "name in the study"),
-    "knob_*": ("any", "one column a knob: the variant's changes to the base; empty where it has none"),
-    "width": ("count", "embedding channels of the first stage, after matching to a speed"),
-    "macs": ("count", 'multiply-accumulates of one image; papers print them as "FLOPs"'),
-    "param_count": ("count", "trainable scalars with BatchNorm folded"),
-    "infer_img_size": ("text", "height x width in pixels of the speed measurements"),
-    "infer_batch_size": ("count", "images a forward pass in the speed measurements"),
-    "infer_samples_per_sec": ("images/s", "batch size over the median repeat"),
-    "infer_samples_per_sec_low": ("images/s", "bootstrap 95% interval of the median"),
-    "infer_samples_per_sec_high": ("images/s", "its upper end"),
-    "speed_ratio": ("ratio", "speed over the reference's, timed in turn with it; 1 for a reference by definition"),
-    "speed_ratio_low": ("ratio", "bootstrap 95% interval; empty for a reference"),
-    "speed_ratio_high": ("ratio", "its upper end"),
-    "speed_reference": ("text", "row that speed_ratio is to"),
-    "match_reached": (
-        "flag",
-        "whether the speed after rescaling, as timed last, is within the tolerance of the target",
-    ),
-    "memory_bound_share": ("share", "operator time in memory-bound operators: copies, element-wise, norms"),
-    "memory_bound_share_low": ("share", "bootstrap 95% interval over the profiled passes"),
-    "memory_bound_share_high": ("share", "its upper end"),
-    "roofline_memory_bound_share": ("share", "operator time in operators that this machine's roofline calls so"),
-    "top1": ("share", "held-out top-1 accuracy, mean over the seeds"),
-    "top1_low": ("share", "Student t 95% interval of the mean over seeds, cut to 0..1; empty for one seed"),
-    "top1_high": ("share", "its upper end"),
-    "top1_seeds": ("count", "trainings behind top1, one a seed"),
-    "top1_values": ("list of shares", "top1 of every seed, in the order of the seeds"),
-    "top5": ("share", "held-out top-5 accuracy, mean over the seeds"),
-    "macro_auc": ("share", "held-out one-vs-rest AUC, mean over classes, then over the seeds"),
-    "ece": ("share", "held-out expected calibration error in 15 bins, mean over the seeds"),
-    "train_data": ("text", "data set of the accuracies"),
-    "proxy_img_size": ("text", "pixels of the network trained, where it is not the network timed"),
-    "proxy_width": ("count", "channels of its first stage"),
-    "paper_top1": ("share", "what the source of the study reports, on its own data set; not comparable"),
-    "missing": ("text", "tasks without a measurement, and why"),
-}
-"""Column -> (unit, meaning). Names are timm's where timm has one. Shares are 0..1."""
-
-DTYPES = {"count": "Int64", "images/s": "float64", "ratio": "float64", "share": "float64", "flag": "boolean"}
+STUDY_COLUMNS = (
+    "variant", "knob_*", "width", "macs", "param_count", "infer_img_size", "infer_batch_size", "infer_samples_per_sec",
+    "infer_samples_per_sec_low", "infer_samples_per_sec_high", "speed_ratio", "speed_ratio_low", "speed_ratio_high",
+    "speed_reference", "match_reached", "memory_bound_share", "memory_bound_share_low", "memory_bound_share_high",
+    "roofline_memory_bound_share", "top1", "top1_low", "top1_high", "top1_seeds", "top1_values", "top5", "macro_auc",
+    "ece", "train_data", "proxy_img_size", "proxy_width", "paper_top1", "missing",
+)  # fmt: skip
+COLUMNS = {name: columns.COLUMNS[name][:2] for name in STUDY_COLUMNS}
+"""Column -> (unit, meaning), of a study's table. Names are timm's where timm has one. Shares are 0..1."""
 
 MACS = "MACs (papers: FLOPs)"
 
@@ -134,7 +104,7 @@ def study_table(
     knobs = dict.fromkeys(name for row in rows for name in row if name.startswith("knob_"))
     names = [name for column in COLUMNS for name in (knobs if column == "knob_*" else [column])]
     table = pd.DataFrame(rows, columns=names)
-    return table.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES})
+    return table.astype(columns.column_types(COLUMNS))
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -173,8 +143,14 @@ def _refuse_mixture(records: Sequence[Record], *, study: str) -> None:
             found = ", ".join(f"{value} ({count} records)" for value, count in counts.items())
             raise TableError(
                 f"study {study!r}: measurements of one table must share their {name}, but got {found}; "
-                f"choose one, for example --where '{name}={next(iter(counts))}', or run all of the study again"
+                f"choose one, for example {say_where(name, next(iter(counts)))}, keep them apart with "
+                "mixed=True (evitlab show --mixed), or run all of the study again"
             )
+
+
+def say_where(name: str, value: object) -> str:
+    """How a condition is chosen, in Python and on the command line."""
+    return f"where={{{name!r}: {value!r}}} (--where '{name}={value}')"
 
 
 def _row(records: Sequence[Record], *, tasks: Sequence[str]) -> dict[str, Any]:
@@ -251,7 +227,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Student t 95% interval of the mean of shares, cut to 0..1; none for a single value."""
     if len(values) < 2:
         return None, None
-    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    half = half_width(values)
     return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
 
 
@@ -311,9 +287,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(cells)
 
 
-def render_terminal(table: pd.DataFrame, *, title: str) -> Table:
-    """The readable table for a terminal; its accuracy column says "proxy" where it is one."""
-    text = readable(table).rename(columns={MACS: "MACs", "by roofline %": "by roof %"})
+def render_terminal(table: pd.DataFrame, *, title: str, beside: Sequence[str] = ()) -> Table:
+    """The readable table for a terminal; its accuracy column says "proxy" where it is one. Columns `beside` follow."""
+    text = readable(table).assign(**{name: list(table[name].astype(str)) for name in beside})
+    text = text.rename(columns={MACS: "MACs", "by roofline %": "by roof %"})
     if "by roof %" in text:  # 80 columns have room for one of the two
         text = text.drop(columns="params", errors="ignore")
     missing = text.pop("not measured") if "not measured" in text else pd.Series(dtype=str)

@@ -12,7 +12,7 @@ from rich.table import Table
 from evitlab.measurements.speed import BatchCurve, SelfTest, Throughput
 from evitlab.records import Record
 from evitlab.report.conditions import describe_shared
-from evitlab.report.tables import TableError, significant
+from evitlab.report.tables import TableError, say_where, significant
 from evitlab.store import measured
 
 COLUMNS = {
@@ -107,14 +107,21 @@ def timing_table(records: Sequence[Record], *, mixed: bool = False) -> pd.DataFr
 
     Records that differ in one of `FIXED` do not mix: that is a `TableError`, unless they are `mixed` on purpose.
     """
-    rows = [
-        _row(record, measured(record)) for record in records if record.task == "throughput" and record.status == "ok"
-    ]
+    rows = [timing_row(record) for record in records if record.task == "throughput" and record.status == "ok"]
     table = pd.DataFrame(rows, columns=[*COLUMNS])
     table = table.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES})
     if not mixed:
         _refuse_mixture(table)
     return table
+
+
+def select_latest(records: Sequence[Record]) -> list[Record]:
+    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
+    latest = {}
+    for record in records:
+        apart = record.key if record.task in ("throughput", "train", "prune") else ""
+        latest[record.task, record.variant, apart] = record
+    return sorted(latest.values(), key=lambda record: record.start)
 
 
 def curve_table(curve: BatchCurve) -> pd.DataFrame:
@@ -188,8 +195,9 @@ def render_self_test(result: SelfTest, *, title: str = "Self-test: one model und
     return shown
 
 
-def _row(record: Record, timing: Throughput) -> dict[str, Any]:
-    """The record's fields under the names of `COLUMNS`."""
+def timing_row(record: Record) -> dict[str, Any]:
+    """A timing's fields under the names of `COLUMNS`."""
+    timing: Throughput = measured(record)
     sources = {**asdict(record.environment), **asdict(timing)}
     return {name: sources[name] for name in COLUMNS if name in sources} | {
         "model": record.variant,
@@ -217,7 +225,7 @@ def _refuse_mixture(table: pd.DataFrame) -> None:
         field = {"infer_batch_size": "batch_size"}.get(name, name)
         raise TableError(
             f"timings of one table must share their {field}, but got {found}; choose one, for example "
-            f"--where '{field}={counts.index[0]}', or allow it with --mixed"
+            f"{say_where(field, counts.index[0])}, or allow it with mixed=True (--mixed)"
         )
 
 
