@@ -163,7 +163,10 @@ def narrow(held: Results, where: Mapping[str, Any]) -> Results:
     kept = [record for record in held.records if record.task == "macs" or _matches(record, where)]
     if len(kept) < len(held.records) and all(record.task == "macs" for record in kept):
         kept = []
-    return replace(held, records=kept)
+    requests = held.requests
+    if held.study is None:  # nobody asked for what is left out
+        requests = {(record.variant, record.task): "" for record in kept if record.task != "prune"}
+    return replace(held, records=kept, requests=requests)
 
 
 def _name_rows(records: Sequence[Record], study: str) -> list[Record]:
