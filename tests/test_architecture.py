@@ -62,7 +62,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "entry": [
         "commands.options", "commands.models", "commands.training", "commands.heads", "commands.pruning",
-        "commands.sweeps", "cli", "__main__",
+        "commands.sweeps", "commands.run", "cli", "__main__",
     ],
 }  # fmt: skip
 BELOW = {
