@@ -13,6 +13,7 @@ from rich.console import Console
 from evitlab.commands.heads import heads
 from evitlab.commands.models import bench, profile
 from evitlab.commands.pruning import prune
+from evitlab.commands.reproduce import reproduce
 from evitlab.commands.run import Json, Results, Seed, print_study, run
 from evitlab.commands.sweeps import collect
 from evitlab.commands.training import evaluate, train
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.command()(run)
+app.command()(reproduce)
 app.command()(bench)
 app.command()(profile)
 app.command()(train)

@@ -95,7 +95,7 @@ def compare_with_paper(study: Study, table: pd.DataFrame, records: Sequence[Reco
     row that accuracies are compared with.
     """
     paper = study.paper_top1()
-    values = _values_by_seed(records)
+    values = values_by_seed(records)
     groups: dict[str, list[str]] = {}
     for name, other in study.baselines.items():
         if name in values and other in values:
@@ -114,7 +114,8 @@ def compare_with_paper(study: Study, table: pd.DataFrame, records: Sequence[Reco
     )
 
 
-def _values_by_seed(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+def values_by_seed(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Top-1 of each variant by the seed of its training."""
     found: dict[str, dict[int, float]] = {}
     for record in records:
         if record.task == "train" and record.status == "ok":
