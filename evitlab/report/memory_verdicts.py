@@ -77,8 +77,10 @@ def judge_memory_place(results: Results, *, names: Sequence[str]) -> Finding:
     Profiles keep no spread part by part: the relative spread of the whole memory-bound share over the passes is taken
     for both, and as independent.
     """
-    variants = [] if results.study is None else results.study.rows()
-    explicit = {v.network: v.name for v in variants if v.knobs.get("attention_path") == "explicit"}
+    explicit: dict[str, str] = {}
+    for variant in [] if results.study is None else results.study.rows():  # of subnetworks the whole comes first
+        if variant.knobs.get("attention_path") == "explicit":
+            explicit.setdefault(variant.network, variant.name)
     profiles = {r.variant: measured(r) for r in results.records if r.task == "operators" and r.status == "ok"}
     parts = []
     for name in names:
