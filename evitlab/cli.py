@@ -3,8 +3,6 @@
 import json
 import sys
 import warnings
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +12,13 @@ from rich.console import Console
 from evitlab.commands.heads import heads
 from evitlab.commands.models import bench, profile
 from evitlab.commands.pruning import prune
-from evitlab.commands.show import WhereOption, choose_conditions, print_study, show
-from evitlab.commands.sweeps import StorageOption, collect
-from evitlab.commands.training import DataRoot, evaluate, train
+from evitlab.commands.reproduce import reproduce
+from evitlab.commands.run import Json, Results, Seed, run
+from evitlab.commands.show import WhereOption, choose_conditions, show
+from evitlab.commands.sweeps import collect
+from evitlab.commands.training import evaluate, train
 
 if TYPE_CHECKING:
-    from evitlab.runner import Lab
     from evitlab.study import Study
 
 app = typer.Typer(
@@ -30,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(run)
+app.command()(reproduce)
 app.command()(bench)
 app.command()(profile)
 app.command()(train)
@@ -38,111 +39,6 @@ app.command()(heads)
 app.command()(prune)
 app.command()(collect)
 app.command()(show)
-
-Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")]
-
-
-@app.command()
-def run(
-    study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    seed: Seed = 0,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")
-    ] = False,
-    storage: StorageOption = None,
-    as_json: Json = False,
-) -> None:
-    """Run a study: measure and train every variant, then write records, table, figures and page.
-
-    What has been measured is kept: run it again after an interruption and it goes on, after an edit and only what the
-    edit changed is measured. With --storage, the same command on any machine is another worker of the same study.
-    Ctrl-C ends the running repeat or training step and saves; twice, it stops at once.
-    """
-    from evitlab.study import load_study, place_data
-
-    read = place_data(load_study(study, seed=seed, smoke=smoke), data_root)
-    folder = results / read.name / "smoke" if smoke else results / read.name
-    failed = _run(read, study, results, folder, device=device, storage=storage, as_json=as_json)
-    raise typer.Exit(1 if failed else 0)
-
-
-def _run(
-    study: "Study", path: Path, results: Path, folder: Path, *, device: str, storage: str | None, as_json: bool
-) -> bool:
-    """Run and report; whether a measurement is missing at the end."""
-    from evitlab.problems import UserError
-    from evitlab.store import discard_empty, prepare_folder, read_records, write_atomically
-    from evitlab.study import TRAINED, Work
-
-    prepare_folder(folder)  # mistakes first: torch takes seconds to load
-    records = read_records(folder)
-    notes = Console(stderr=True)
-    with notes.status("loading torch", spinner="dots"):
-        from evitlab.desk.bench import find_peaks
-        from evitlab.environment import describe_environment, tune_allocator
-        from evitlab.progress import StudyProgress, show_share
-        from evitlab.proxies import read_data
-        from evitlab.report.folders import STUDY_COPY
-        from evitlab.runner import Lab, find_missing
-        from evitlab.stopping import notice_stops
-        from evitlab.sweep.run import run_study
-
-    tune_allocator()
-    environment = describe_environment(device)
-    try:
-        with notice_stops() as stops:
-            lab = Lab(
-                study=study,
-                folder=folder,
-                environment=environment,
-                peaks=partial(find_peaks, results, environment),
-                on_progress=lambda work, share: None,
-                records=records,
-                check=stops.check,
-            )
-            missing = find_missing(lab, study.rows())
-            if study.file.search is not None or any(work.task in TRAINED for work in missing):
-                with show_share(notes, "decoding images") as share:
-                    read_data(study, on_progress=share)
-            with StudyProgress(missing, notes) as bar:
-
-                def update(work: Work, share: float) -> None:
-                    bar.update(work, share)
-                    stops.check()
-
-                done = run_study(
-                    replace(lab, on_progress=update),
-                    storage=storage,
-                    on_found=lambda found: bar.expect(find_missing(lab, found.found_rows())),
-                )
-    except UserError:  # such as data that are not there
-        discard_empty(folder)
-        raise
-    except KeyboardInterrupt as stop:
-        notes.print(f"interrupted; what was measured is kept. Go on with: evitlab run {path}", highlight=False)
-        raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
-    write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
-    _report(lab, as_json=as_json)
-    return not done
-
-
-def _report(lab: "Lab", *, as_json: bool) -> None:
-    """Table, figures and page of all that a study has found, and the table for the terminal."""
-    from evitlab.report.study_report import write_report
-    from evitlab.report.study_tables import compare
-
-    study, where = lab.study.with_recorded(lab.records), lab.environment.conditions
-    table = write_report(study, lab.records, where, lab.folder)
-    if as_json:
-        print(table.to_json(orient="records"))
-    else:
-        print_study(study, table, compare(study, lab.records, where))
-        Console().print(f"records, table, figures and page: {lab.folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()

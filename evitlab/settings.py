@@ -203,6 +203,8 @@ class StudyFile:
     """The answer expected before it was run."""
     cost: str
     """How long it takes, on what."""
+    minutes: Positive | None = None
+    """The same for programs, there: what `evitlab reproduce --budget` counts with. None: not known."""
     base: str | dict[str, Any]
     """A zoo name, or `{name: ..., knob: value, ...}`."""
     tasks: Tasks

@@ -80,6 +80,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "operators": {"batch_size": 16, "repeats": 3},
     "train": {"steps": 400, "batch_size": 64, "proxy": {"image_size": 32, "width": 48}},
     "evaluate": {"maps": 4, "block": -1},
+    "heads": {"images": 100},
     "peaks": {"precision": "fp32"},
     "batch_curve": {"largest": 64, "time_limit_s": 60.0},
     "self_test": {"batch_size": 16, "runs": 4},

@@ -16,7 +16,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # A `*` stands for a folder whose modules do not import one another unless they are named.
 LAYERS: dict[str, list[str]] = {
     "paper": [
-        "problems", "paper", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
+        "problems", "paper", "claims", "models.config", "models.knobs", "models.sandwich", "models.zoo", "models.scale",
         "prune.groups", "prune.costs",
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.heads", "measurements.pruning", "measurements.by_task",
@@ -39,6 +39,9 @@ LAYERS: dict[str, list[str]] = {
         "report.study_report",
         "report.pruning_figures", "report.pruning_report", "report.models_tables",
         "report.models_report", "report.zoo_tables", "progress",
+        "agenda",
+        "report.evidence", "report.memory_verdicts", "report.block_verdicts", "report.claim_verdicts",
+        "report.reproduction", "report.reproduction_figures", "report.reproduction_page",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -66,7 +69,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "entry": [
         "commands.options", "commands.models", "commands.training", "commands.heads", "commands.pruning",
-        "commands.sweeps", "commands.show", "cli", "__main__",
+        "commands.sweeps", "commands.show", "commands.run", "commands.reproduce", "cli", "__main__",
     ],
 }  # fmt: skip
 BELOW = {

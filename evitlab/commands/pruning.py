@@ -63,15 +63,18 @@ With = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Whole prunings, with seeds from --seed on; several give an interval.")]
 
+TARGET, STEPS, FINETUNE, IMPORTANCE = "macs=0.6", 5, 1.0, "taylor"
+"""What a pruning is asked for where nothing is said."""
+
 
 def prune(
     model: Model = None,
     weights: WeightsFrom = None,
     pretrained: Pretrained = False,
     target: Targets = None,
-    steps: Steps = 5,
-    finetune: Finetune = 1.0,
-    importance: Importance = "taylor",
+    steps: Steps = STEPS,
+    finetune: Finetune = FINETUNE,
+    importance: Importance = IMPORTANCE,
     data: Data = None,
     data_root: DataRoot = None,
     options: With = None,
@@ -106,7 +109,7 @@ def prune(
     named = {"steps": steps, "finetune": finetune, "importance": importance}
     named |= {"data": data or ["shapes"], "data_root": data_root, "seeds": range(seed, seed + seeds), "smoke": smoke}
     trains = weights is None and not pretrained and not Path(name).is_dir()
-    process, asked = _read(options, target or ["macs=0.6"], trains=trains, **named)
+    process, asked = _read(options, target or [TARGET], trains=trains, **named)
     source = {"model": name, "weights": weights, "pretrained": pretrained}
     with open_desk("prune", [name], process, results, device=device, seed=seed, smoke=smoke) as desk:
         outcome = _run(desk, asked, source, knobs)
@@ -116,6 +119,19 @@ def prune(
     for failure in outcome.failures:
         print(f"error: {failure}", file=sys.stderr)
     raise typer.Exit(1 if outcome.failures else 0)
+
+
+def prune_plainly(model: str, *, results: Path, device: str = "cpu", smoke: bool = False) -> list[str]:
+    """What the command does when nothing but a model is named, without printing tables; the targets not met."""
+    from evitlab.report.models_report import write_models
+
+    named = {"steps": STEPS, "finetune": FINETUNE, "importance": IMPORTANCE}
+    named |= {"data": ["shapes"], "data_root": None, "seeds": range(1), "smoke": smoke}
+    process, asked = _read(None, [TARGET], trains=True, **named)
+    with open_desk("prune", [model], process, results, device=device, seed=0, smoke=smoke) as desk:
+        outcome = _run(desk, asked, {"model": model, "weights": None, "pretrained": False}, None)
+    write_models(outcome.records, desk.folder)
+    return outcome.failures
 
 
 def _choose_model(model: str | None, weights: Path | None) -> str:

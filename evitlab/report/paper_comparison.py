@@ -107,7 +107,7 @@ def compare_with_paper(study: Study, table: pd.DataFrame, records: Sequence[Reco
     """
     return compare_rows(
         table,
-        _values_by_seed(records),
+        values_by_seed(records),
         baselines=study.baselines,
         paper=study.paper_top1(),
         paper_speeds=study.paper_speeds(),
@@ -145,7 +145,8 @@ def compare_rows(
     )
 
 
-def _values_by_seed(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+def values_by_seed(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Top-1 of each variant by the seed of its training."""
     found: dict[str, dict[int, float]] = {}
     for record in records:
         if record.task == "train" and record.status == "ok":
