@@ -212,27 +212,55 @@ def show(
 
 @app.command()
 def report(
-    study: Annotated[
-        str | None, typer.Argument(help="A study, or the folder of a prune; none means all of both with results.")
+    name: Annotated[
+        str | None, typer.Argument(help="A folder of results, of a study or of a command; none means all of them.")
     ] = None,
     results: Results = Path("results"),
     where: Where = None,
     seed: Seed = 0,
 ) -> None:
-    """Write table, figures and page of a study, or of prunings, anew from its records."""
-    from evitlab.report.models_report import list_pruned, select_latest, write_models
-    from evitlab.report.study_report import PAGE, write_report
+    """Write tables, figures and page of a folder of results anew from its records, and the index page over all.
+
+    Without a name, of every folder; one that cannot be read is named, and the others are written.
+    """
+    from evitlab.problems import UserError, suggest
+    from evitlab.progress import show_share
+    from evitlab.report.index import list_folders, write_index
+    from evitlab.report.markup import PAGE
+
+    names = list_folders(results)
+    if name is not None and name not in names:
+        there = f"(there are: {', '.join(names) or 'none'})"
+        raise UserError(f"{results}: no results of {name!r} {there}{suggest(name, names)}")
+    written, failed = [], False
+    with show_share(Console(stderr=True), "writing pages") as share:
+        for number, each in enumerate(names if name is None else [name]):
+            try:
+                _write_page(results, each, where, seed)
+            except UserError as error:
+                if name is not None:
+                    raise
+                failed = True
+                print(f"error: {error}", file=sys.stderr)
+            else:
+                written.append(results / each / PAGE)
+            share((number + 1) / (len(names) + 1))
+        written.append(write_index(results))
+    print("\n".join(map(str, written)))
+    raise typer.Exit(2 if failed else 0)
+
+
+def _write_page(results: Path, name: str, where: list[str] | None, seed: int) -> None:
+    """All that one folder of results leaves for people."""
+    from evitlab.report.models_report import select_latest, write_models
+    from evitlab.report.study_report import write_report
     from evitlab.store import read_records
 
-    studies, pruned = _find_studies(results), list_pruned(results)
-    for name in [study] if study is not None else [*studies, *pruned]:
-        if name in pruned and name not in studies:
-            write_models(select_latest(read_records(results / name)), results / name)
-            print(results / name / PAGE)
-            continue
-        read, records = _load_results(results, name, seed), read_records(results / name)
-        write_report(read, records, _choose(records, where), results / name)
-        print(results / name / PAGE)
+    records = read_records(results / name)
+    if name not in _find_studies(results):
+        write_models(select_latest(records, where=_parse_where(where)), results / name)
+        return
+    write_report(_load_results(results, name, seed), records, _choose(records, where), results / name)
 
 
 def _find_studies(results: Path) -> list[str]:

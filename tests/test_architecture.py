@@ -34,7 +34,8 @@ LAYERS: dict[str, list[str]] = {
         "report.head_tables", "report.head_figures", "report.head_report",
         "report.evaluations", "report.search_tables", "report.search_figures", "report.search_report",
         "report.study_report", "report.pruning_tables", "report.pruning_claims",
-        "report.pruning_figures", "report.pruning_report", "report.models_report", "report.zoo_tables", "progress",
+        "report.pruning_figures", "report.pruning_report", "report.models_figures", "report.models_page",
+        "report.models_report", "report.index", "report.zoo_tables", "progress",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",

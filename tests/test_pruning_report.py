@@ -8,7 +8,7 @@ import pytest
 from fake_pruning import make_pruned_record
 from fake_records import make_record, make_training
 
-from evitlab.report.models_report import list_pruned, select_latest, show_models, write_models
+from evitlab.report.models_report import select_latest, show_models, write_models
 from evitlab.report.pruning_report import find, tabulate_prunings
 from evitlab.store import append
 
@@ -78,10 +78,3 @@ def test_show_prints_prunings_beside_the_training_that_they_began_with(folder, c
 def test_every_pruning_is_shown_and_repeated_ones_once():
     first, again, other = make_pruned_record(), make_pruned_record(), make_pruned_record(seed=1)
     assert len(select_latest([first, again, other])) == 2
-
-
-def test_folders_with_prunings_are_listed(tmp_path, folder):
-    append(make_pruned_record(), folder)
-    append(make_record("train", make_training()), tmp_path / "prune_empty")
-    append(make_pruned_record(), tmp_path / "other")
-    assert list_pruned(tmp_path) == ["prune_deit_t"]

@@ -1,4 +1,4 @@
-"""What the commands on models leave and print: tables and figures of `bench` and `profile`, from their records."""
+"""What the commands on models leave and print: tables, figures and a page, from their records."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from evitlab.options import name_folder
 from evitlab.records import Record
 from evitlab.report.evaluation_tables import evaluation_table, render_evaluation
-from evitlab.report.frame import to_png
-from evitlab.report.head_figures import drop_plot, matrix_plot, similarity_plot
-from evitlab.report.head_tables import block_table, drop_table, find_paper, matrix_table, render_heads
-from evitlab.report.profile_figures import mhsa_ffn_bars, roofline_plot, runtime_breakdown
+from evitlab.report.head_tables import block_table, drop_table, matrix_table, render_heads
+from evitlab.report.markup import PAGE, write_pictures
+from evitlab.report.models_figures import draw_models, find_pictures
+from evitlab.report.models_page import render_page
 from evitlab.report.profile_tables import (
     by_class,
     by_module,
@@ -26,13 +25,11 @@ from evitlab.report.profile_tables import (
     memory_bound_ways,
     render_profile,
 )
-from evitlab.report.pruning_report import draw_prunings, render_prunings, tabulate_prunings, write_page
+from evitlab.report.pruning_report import render_prunings, tabulate_prunings, write_page
 from evitlab.report.tables import TableError, to_csv
-from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
 from evitlab.report.timing_tables import curve_table, render_curve, render_self_test, render_timing, timing_table
-from evitlab.report.training_figures import training_plot
-from evitlab.report.training_tables import group_runs, render_training, training_table
-from evitlab.store import RECORDS, measured, read_records, write_atomically
+from evitlab.report.training_tables import render_training, training_table
+from evitlab.store import RECORDS, measured, write_atomically
 
 
 def list_results(results: Path) -> list[str]:
@@ -40,22 +37,20 @@ def list_results(results: Path) -> list[str]:
     return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.parent.name != "peaks")
 
 
-def list_pruned(results: Path) -> list[str]:
-    """Names of the folders that hold prunings."""
-    names = [path.parent.name for path in results.glob(f"prune_*/{RECORDS}")]
-    return sorted(name for name in names if any(record.task == "prune" for record in read_records(results / name)))
-
-
 def write_models(records: Sequence[Record], folder: Path) -> None:
-    """Tables as CSV and figures as PNG of one run of a command, beside its records, each in one step; of prunings
-    also a page."""
-    for name, table in _tables(records, folder=folder).items():
+    """Tables, figures and page of what a command on models recorded, beside its records, each in one step."""
+    done = [record for record in records if record.status == "ok"]
+    for name, table in _tables(done, mixed=True, folder=folder).items():
         write_atomically(folder / f"{name}.csv", to_csv(table))
-    pictures = {name: to_png(figure) for name, figure in _figures(records).items()}
-    for name, png in pictures.items():
-        write_atomically(folder / f"{name}.png", png)
-    if pruned := _select(records, "prune"):
+    drawn = draw_models(done)
+    pruned = _select(done, "prune")
+    pictures = write_pictures(drawn, folder)
+    if pruned:
         write_page(pruned, pictures, folder)
+        return
+    pictures += find_pictures(done, folder)
+    shown = _render(done, mixed=True, folder=folder)
+    write_atomically(folder / PAGE, render_page(done, shown=shown, pictures=pictures, folder=folder))
 
 
 def show_models(
@@ -70,10 +65,7 @@ def show_models(
 
     `folder` is theirs, where what lies beside it is to be compared.
     """
-    chosen = select_latest([record for record in records if _matches(record, where or {})])
-    if not chosen:
-        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
-        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
+    chosen = select_latest(records, where=where)
     if as_json:
         tables = _tables(chosen, mixed=mixed, folder=folder)
         print(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
@@ -83,10 +75,17 @@ def show_models(
         console.print(shown)
 
 
-def select_latest(records: Sequence[Record]) -> list[Record]:
-    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest."""
+def select_latest(records: Sequence[Record], *, where: Mapping[str, Any] | None = None) -> list[Record]:
+    """The latest timing of each model under each set of conditions, each training and pruning, else what is latest.
+
+    Only of those made `where` the environment or the measurement has these fields; TableError where none was.
+    """
+    chosen = [record for record in records if _matches(record, where or {})]
+    if not chosen:
+        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
+        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
     latest = {}
-    for record in records:
+    for record in chosen:
         apart = record.key if record.task in ("throughput", "train", "prune") else ""
         latest[record.task, record.variant, apart] = record
     return sorted(latest.values(), key=lambda record: record.start)
@@ -153,44 +152,6 @@ def _join(table: str, model: str, records: Sequence[Record]) -> str:
     """The table's name, with the model's where there are several."""
     several = len({record.variant for record in records}) > 1
     return name_folder(table, [model]) if several else table
-
-
-def _figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Figures by name."""
-    figures = draw_prunings(pruned) if (pruned := _select(records, "prune")) else {}
-    timings = [record for record in records if record.task == "throughput"]
-    if len(timings) > 1:
-        figures["ratios"] = ratio_plot(timings)
-    if runs := group_runs([record for record in records if record.task == "train"]):
-        figures["training"] = training_plot(runs, title=f"Training {', '.join(runs)}")
-    if curves := _of(records, "batch_curve"):
-        figures["batch_curve"] = batch_curve_plot(curves)
-    for record in records:
-        if record.task == "heads":
-            figures |= _draw_heads(record)
-    for name, profile in _of(records, "operators").items():
-        title = f"Where the time of {name} goes"
-        figures["breakdown"] = runtime_breakdown({name: profile}, title=title)
-        figures["mhsa_ffn"] = mhsa_ffn_bars({name: profile}, title=f"MHSA and FFN of {name}")
-        figures["roofline"] = roofline_plot(profile, title=f"Operators of {name} under this machine's roofs")
-    return figures
-
-
-def _draw_heads(record: Record) -> dict[str, Figure]:
-    result, name = measured(record), record.variant
-    what = f"{result.images:,} images of {result.data}"
-    figures = {
-        "head_similarity": similarity_plot(
-            result, title=f"How alike the heads of {name} are", paper=find_paper(record.config)
-        ),
-        "head_matrices": matrix_plot(result.blocks, title=f"Heads of {name}, each with each", subtitle=what),
-    }
-    if result.control is not None:
-        title = f"Heads of {name} untrained, each with each"
-        figures["head_matrices_untrained"] = matrix_plot(result.control, title=title, subtitle=what)
-    if result.drop_one is not None:
-        figures["head_drops"] = drop_plot(result, title=f"What each head of {name} is worth")
-    return figures
 
 
 def _render(records: Sequence[Record], *, mixed: bool, folder: Path | None = None) -> list[Table]:

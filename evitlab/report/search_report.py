@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from evitlab.records import Record
-from evitlab.report.frame import to_png
-from evitlab.report.markup import Picture
+from evitlab.report.frame import Drawn
+from evitlab.report.markup import Picture, write_pictures
 from evitlab.report.search_figures import search_front
 from evitlab.report.search_tables import front_table, growth_table, replay_table
 from evitlab.report.tables import to_csv
@@ -30,10 +30,9 @@ def write_search(
     growth = growth_table(rivals)
     for name, found in (("front", front), ("hypervolume", growth), ("early_stopping", replay_table(rivals))):
         write_atomically(folder / f"{name}.csv", to_csv(found))
-    png = to_png(search_front(front, growth, title=study.file.question, subtitle=subtitle))
-    write_atomically(folder / "front.png", png)
+    figure = search_front(front, growth, title=study.file.question, subtitle=subtitle)
     alt = "Accuracy over speed of every subnetwork trained, found and made by hand apart; the numbers are in front.csv."
     caption = (
         "The front that the search found beside what was made by hand, and its hypervolume as variants were trained."
     )
-    return [Picture(png=png, alt=alt, caption=caption)]
+    return write_pictures({"front": Drawn(figure=figure, alt=alt, caption=caption)}, folder)

@@ -1,15 +1,13 @@
 """How trainings went: loss and held-out accuracy over the steps."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evitlab.measurements.accuracy import TrainResult
-from evitlab.report.frame import COLORBLIND, start_figure, style, to_png
-from evitlab.store import write_atomically
+from evitlab.report.frame import COLORBLIND, start_figure, style
 
 
 def training_plot(runs: Mapping[str, Sequence[TrainResult]], *, title: str, subtitle: str = "") -> Figure:
@@ -36,11 +34,6 @@ def training_plot(runs: Mapping[str, Sequence[TrainResult]], *, title: str, subt
         if len(runs) > 1:
             figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def write_curve(runs: Mapping[str, Sequence[TrainResult]], path: Path, *, title: str, subtitle: str = "") -> None:
-    """Write `training_plot` as PNG, in one step."""
-    write_atomically(path, to_png(training_plot(runs, title=title, subtitle=subtitle)))
 
 
 def _draw_runs(
