@@ -93,6 +93,7 @@ def _run(
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
+        from evitlab.report.index import refresh_index
         from evitlab.report.study_report import STUDY_COPY
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
@@ -134,6 +135,8 @@ def _run(
         raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
     _report(lab, as_json=as_json)
+    if not study.smoke:
+        refresh_index(results)
     return not done
 
 

@@ -103,7 +103,8 @@ def test_the_page_is_whole_and_reaches_for_nothing():
     assert read.open == []
     assert page.startswith("<!DOCTYPE html>")
     tags = {tag for tag, _ in read.tags}
-    assert not tags & {"link", "iframe", "object", "form", "base", "a"}
+    assert not tags & {"link", "iframe", "object", "form", "base"}
+    assert all(attributes["href"].startswith("#") for attributes in read.all("a"))
     assert all(attributes["src"].startswith("data:image/png;base64,") for attributes in read.all("img"))
     calm = page.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace
     assert not re.search(r"https?:|url\(|@import|src=\"(?!data:)|\son\w+=|fetch|XMLHttp|import\(", calm)
@@ -133,7 +134,11 @@ def test_the_page_is_accessible():
     assert len(read.all("caption")) == len(read.all("table"))
     ids = [attributes["id"] for tag, attributes in read.tags if "id" in attributes and tag != "script"]
     labels = [attributes["aria-labelledby"] for attributes in read.all("section")]
-    assert sorted(ids) == sorted(labels)
+    assert set(labels) <= set(ids)
+    assert len(ids) == len(set(ids))
+    targets = [attributes["href"] for attributes in read.all("a")]
+    assert {target.removeprefix("#") for target in targets} <= set(ids)
+    assert len(targets) == 3 + 8, "the page's parts, and every variant's repeats"
     assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
     assert "prefers-color-scheme: dark" in page_of(STUDY)
 

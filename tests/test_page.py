@@ -57,7 +57,7 @@ def column(page, number):
     """The first lines of a column of the result table, top to bottom."""
     return page.eval_on_selector_all(
         f"table.results tbody tr:not([hidden]) > :nth-child({number})",
-        "cells => cells.map(c => c.firstChild?.data ?? '')",
+        "cells => cells.map(c => c.firstChild?.textContent ?? '')",
     )
 
 

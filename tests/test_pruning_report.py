@@ -22,6 +22,7 @@ def test_a_pruning_leaves_tables_figures_and_a_page_that_needs_nothing_else(fold
     write_models([make_pruned_record(), make_pruned_record(target_value=0.4)], folder)
     assert {path.name for path in folder.iterdir()} == {
         "pruning.csv", "channels.csv", "claims.csv", "steps.csv", "channels.png", "steps.png", "report.html",
+        "channels.svg", "steps.svg",
     }  # fmt: skip
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2

@@ -86,7 +86,9 @@ def render_page(
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
         conditions=html_conditions(records),
-        repeats="\n".join(html_repeats(variant, records) for variant in table["variant"]),
+        repeats="\n".join(
+            html_repeats(variant, records, place=f"repeats{number}") for number, variant in enumerate(table["variant"])
+        ),
         data=embed_json("points", list_points(table)) + embed_packed("networks", list_networks(records)),
         footer=html_footer(records),
     )
@@ -141,8 +143,11 @@ def _proxy_note(table: pd.DataFrame, page: Page) -> str:
 
 def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
-    rows = [[two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
-    caption = "Small print below a value: its 95% interval."
+    rows = [
+        [f'<a href="#repeats{number}">{escape(name)}</a>', *map(two_lines, cells)]
+        for number, (name, *cells) in enumerate(text.itertuples(index=False))
+    ]
+    caption = "Small print below a value: its 95% interval. A variant's name leads to its every repeat."
     return html_table(text.columns, rows, caption=caption, kind="results sortable")
 
 

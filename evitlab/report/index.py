@@ -1,5 +1,7 @@
 """The page over all results, `index.html`: what each folder asks, what came out in short, and where it lies."""
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -21,8 +23,6 @@ SHOWN = (
     "memory_bound", "channels", "roc", "ratios", "breakdown", "batch_curve", "training",
 )  # fmt: skip
 """Figures by what they tell of a folder; the first that lies there is the small picture."""
-LONGEST = 320
-"""Letters of a verdict in short: whole sentences of its first paragraph, as far as they fit; at least one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,14 @@ def write_index(results: Path) -> Path:
     path = results / INDEX
     write_atomically(path, render_index(list_entries(results)))
     return path
+
+
+def refresh_index(results: Path) -> None:
+    """`write_index` at the end of a run; whatever goes wrong is a warning, as the run itself is done."""
+    try:
+        write_index(results)
+    except Exception as error:  # a page must not make hours of measuring look like a failure
+        warnings.warn(f"{results / INDEX}: not written ({error})", stacklevel=2)
 
 
 def list_folders(results: Path) -> list[str]:
@@ -109,16 +117,9 @@ def _find_picture(folder: Path) -> str | None:
 
 
 def shorten_verdict(verdict: str) -> str:
-    """Its first sentences; `...` where more follows."""
-    first = verdict.strip().split("\n\n")[0].replace("\n", " ")
-    sentences = first.split(". ")
-    kept = sentences[0]
-    for sentence in sentences[1:]:
-        if len(kept) + len(sentence) > LONGEST:
-            break
-        kept += f". {sentence}"
-    whole = kept == first and first == verdict.strip().replace("\n", " ")
-    return kept if whole else f"{kept.removesuffix('.')} ..."
+    """The first sentence of each paragraph: what disagrees, which often comes second, is not left out."""
+    paragraphs = [" ".join(part.split()) for part in verdict.split("\n\n") if part.strip()]
+    return " ".join(re.split(r"(?<=[.!?]) (?=[A-Z])", part)[0] for part in paragraphs)
 
 
 def render_index(entries: Sequence[Entry]) -> str:

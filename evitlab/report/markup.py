@@ -1,6 +1,7 @@
 """The parts that pages are made of, and their frame: everything that others wrote is escaped here."""
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -133,17 +134,31 @@ def smoke_warning(records: Sequence[Record]) -> str:
     return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
 
 
+LONG = 200
+"""From so many rows on, a browser lays out only those in view, in columns whose widths are set beforehand."""
+
+
 def html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
     """A table. Cells must be escaped already; the first of each row is its header."""
+    headers, rows = list(headers), list(rows)
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>\n"
         for first, *rest in rows
     )
+    look = f'class="{kind}"' if len(rows) < LONG else f'class="{kind} long" style="--columns: {_set_widths(rows)}"'
     return (
-        f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
+        f"<table {look}><caption>{escape(caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
     )
+
+
+def _set_widths(rows: Sequence[Sequence[str]]) -> str:
+    """Shares of the width for CSS, by the longest line of each column, from 6 to 30 letters."""
+    lines = [
+        [len(re.sub(r"<[^>]*>", "", cell.split("<br>")[0])) for cell in column] for column in zip(*rows, strict=True)
+    ]
+    return " ".join(f"minmax(0, {min(30, max(6, *column))}fr)" for column in lines)
 
 
 def html_shown(table: Table) -> str:
@@ -239,13 +254,13 @@ def _plain(value: object) -> str:
     return "not known" if value is None else escape(str(value))
 
 
-def html_repeats(variant: str, records: Sequence[Record]) -> str:
-    """Everything behind the numbers of one variant, folded up."""
+def html_repeats(variant: str, records: Sequence[Record], *, place: str = "") -> str:
+    """Everything behind the numbers of one variant, folded up; a link to its `place` on the page unfolds it."""
     rows = [
         [escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))]
         for record in records
         if record.variant == variant and record.status in ("ok", "stopped")
     ]
     body = html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
-    name = escape(variant)
-    return f'<details data-variant="{name}"><summary>{name}</summary><div>{body}</div></details>'
+    name, mark = escape(variant), f' id="{place}"' if place else ""
+    return f'<details data-variant="{name}"><summary>{name}</summary><div{mark}>{body}</div></details>'
