@@ -33,6 +33,9 @@ METADATA: dict[str, dict[str, Any]] = {
 
 COLORBLIND = sns.color_palette("colorblind").as_hex()
 BLUE, ORANGE, RED = COLORBLIND[0], COLORBLIND[1], COLORBLIND[3]
+MARKERS = "osD^vPX<>*"
+DASHES = ("-", "--", "-.", ":")
+"""Lines and points of several models differ in one of these as well as in colour."""
 GREY, INK, NOTE = "#6b7280", "#1f2937", "#9a3412"
 
 

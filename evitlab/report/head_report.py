@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from evitlab.measurements.heads import HeadSimilarity
 from evitlab.records import Record
-from evitlab.report.frame import COLORBLIND, Drawn, start_figure, style
+from evitlab.report.frame import COLORBLIND, MARKERS, Drawn, start_figure, style
 from evitlab.report.head_figures import Line, draw_lines
 from evitlab.report.head_tables import (
     DEFINITIONS,
@@ -162,7 +162,7 @@ def likeness_plot(found: Sequence[Heads], quantity: str) -> Figure:
 def _list_lines(own: Sequence[Heads], quantity: str, definition: str) -> list[Line]:
     lines = []
     for place, heads in enumerate(own):
-        color = COLORBLIND[place % len(COLORBLIND)]
+        color, marker = COLORBLIND[place % len(COLORBLIND)], MARKERS[place % len(MARKERS)]
         for network, kind in (("itself", "trained"), ("untrained", "untrained")):
             values = heads.line(quantity, definition, network)
             spread = [mean_with_interval(list(seeds.values())) for seeds in values.values()]
@@ -176,6 +176,7 @@ def _list_lines(own: Sequence[Heads], quantity: str, definition: str) -> list[Li
                         highs=[each[2] for each in spread] if kind == "trained" else (),
                         kind=kind,
                         color=color,
+                        marker=marker,
                     )
                 )
         if quantity == "features" and heads.paper is not None:

@@ -260,7 +260,7 @@ def _name_roofs(axes: Axes, peaks: Peaks, slopes: Sequence[Bandwidth]) -> None:
         above = slope is slopes[0]  # roofs may lie close to each other: one's words above, the other's below
         text = f"{slope.bytes_per_second / 1e9:.3g} GB/s, {_binary(slope.working_set_bytes)}; ridge {ridge:.1f}"
         place = (start, slope.bytes_per_second * start)
-        side = {"va": "bottom" if above else "top", "rotation": angle, "rotation_mode": "anchor"}
+        side: dict[str, Any] = {"va": "bottom" if above else "top", "rotation": angle, "rotation_mode": "anchor"}
         axes.annotate(text, place, (-3, 3) if above else (3, -3), **side, **look)
 
 

@@ -8,11 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evitlab.report.frame import COLORBLIND, start_figure, style
+from evitlab.report.frame import COLORBLIND, MARKERS, start_figure, style
 
 KNOB = "knob_mhsa_ratio"
 PANELS = {"memory_bound_share": "by the paper's classes", "roofline_memory_bound_share": "by roofline"}
-MARKERS = "osD^vP"
 
 
 def find_series(table: pd.DataFrame, column: str = "memory_bound_share") -> dict[str, pd.DataFrame]:
