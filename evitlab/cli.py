@@ -93,7 +93,6 @@ def _run(
         from evitlab.environment import describe_environment, tune_allocator
         from evitlab.progress import StudyProgress, show_share
         from evitlab.proxies import read_data
-        from evitlab.report.index import refresh_index
         from evitlab.report.study_report import STUDY_COPY
         from evitlab.runner import Lab, find_missing
         from evitlab.stopping import notice_stops
@@ -135,17 +134,18 @@ def _run(
         raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
     _report(lab, as_json=as_json)
-    if not study.smoke:
-        refresh_index(results)
     return not done
 
 
 def _report(lab: "Lab", *, as_json: bool) -> None:
-    """Table, figures and page of all that a study has found, and the table for the terminal."""
+    """Table, figures and page of all that a study has found, the index, and the table for the terminal."""
+    from evitlab.report.index import refresh_index
     from evitlab.report.study_report import compare, write_report
 
     study, where = lab.study.with_recorded(lab.records), lab.environment.conditions
     table = write_report(study, lab.records, where, lab.folder)
+    if not study.smoke:
+        refresh_index(lab.folder.parent)
     _print_table(study, table, compare(study, lab.records, where), as_json=as_json)
     if not as_json:
         Console().print(f"records, table, figures and page: {lab.folder}", highlight=False, soft_wrap=True)
