@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,14 +12,12 @@ from rich.console import Console
 from evitlab.commands.heads import heads
 from evitlab.commands.models import bench, profile
 from evitlab.commands.pruning import prune
+from evitlab.commands.report import report
 from evitlab.commands.reproduce import reproduce
-from evitlab.commands.run import Json, Results, Seed, run
-from evitlab.commands.show import WhereOption, choose_conditions, show
+from evitlab.commands.run import Json, run
+from evitlab.commands.show import show
 from evitlab.commands.sweeps import collect
 from evitlab.commands.training import evaluate, train
-
-if TYPE_CHECKING:
-    from evitlab.study import Study
 
 app = typer.Typer(
     help="An architecture-analysis and ablation lab for fast vision transformers.",
@@ -39,6 +37,7 @@ app.command()(heads)
 app.command()(prune)
 app.command()(collect)
 app.command()(show)
+app.command()(report)
 
 
 @app.command()
@@ -72,54 +71,6 @@ def list_zoo(as_json: Json = False) -> None:
         return
     for table in zoo_tables():
         Console().print(table)
-
-
-@app.command()
-def report(
-    study: Annotated[
-        str | None, typer.Argument(help="A study, or the folder of a prune; none means all of both with results.")
-    ] = None,
-    results: Results = Path("results"),
-    where: WhereOption = None,
-    seed: Seed = 0,
-) -> None:
-    """Write table, figures and page of a study, or of prunings, anew from its records."""
-    from evitlab.report.folders import PAGE
-    from evitlab.report.index_text import write_index_text
-    from evitlab.report.models_report import write_models
-    from evitlab.report.models_tables import list_pruned
-    from evitlab.report.study_report import write_report
-    from evitlab.report.timing_tables import select_latest
-    from evitlab.store import read_records
-
-    studies, pruned = _find_studies(results), list_pruned(results)
-    for name in [study] if study is not None else [*studies, *pruned]:
-        if name in pruned and name not in studies:
-            write_models(select_latest(read_records(results / name)), results / name)
-            print(results / name / PAGE)
-            continue
-        read, records = _load_results(results, name, seed), read_records(results / name)
-        write_report(read, records, choose_conditions(records, where), results / name)
-        print(results / name / PAGE)
-    if study is None and results.is_dir():
-        print(write_index_text(results))
-
-
-def _find_studies(results: Path) -> list[str]:
-    from evitlab.report.folders import STUDY_COPY
-
-    return sorted(path.parent.name for path in results.glob(f"*/{STUDY_COPY}"))
-
-
-def _load_results(results: Path, name: str, seed: int) -> "Study":
-    """The study as it was when it last ran."""
-    from evitlab.report.study_tables import read_study
-    from evitlab.store import read_records
-    from evitlab.study import StudyError
-
-    if name not in (names := _find_studies(results)):
-        raise StudyError(results, [f"no results of {name!r} (there are: {', '.join(names) or 'none'})"])
-    return read_study(results / name, read_records(results / name), seed=seed)
 
 
 @app.callback(invoke_without_command=True)

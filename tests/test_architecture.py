@@ -38,8 +38,8 @@ LAYERS: dict[str, list[str]] = {
         "report.evaluations", "report.search_tables", "report.search_figures", "report.search_report",
         "report.study_report",
         "report.pruning_figures", "report.pruning_report", "report.models_tables",
-        "report.models_report", "report.zoo_tables", "progress",
-        "agenda",
+        "report.models_figures", "report.models_page", "report.models_report", "report.index", "report.zoo_tables",
+        "progress", "agenda",
         "report.evidence", "report.memory_verdicts", "report.block_verdicts", "report.claim_verdicts",
         "report.reproduction", "report.reproduction_figures", "report.reproduction_page",
     ],
@@ -69,7 +69,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "entry": [
         "commands.options", "commands.models", "commands.training", "commands.heads", "commands.pruning",
-        "commands.sweeps", "commands.show", "commands.run", "commands.reproduce", "cli", "__main__",
+        "commands.sweeps", "commands.show", "commands.run", "commands.report", "commands.reproduce", "cli", "__main__",
     ],
 }  # fmt: skip
 BELOW = {

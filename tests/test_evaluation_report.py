@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from evitlab.measurements.accuracy import Epoch
 from evitlab.report.attention_figures import attention_plot
 from evitlab.report.evaluation_report import write_attention, write_evaluation
-from evitlab.report.training_figures import training_plot, write_curve
+from evitlab.report.training_figures import training_plot
 
 
 def test_tables_and_figures_are_written(tmp_path):
@@ -23,6 +23,7 @@ def test_tables_and_figures_are_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "classes.csv", "confusion.csv", "roc.csv", "reliability.csv",
         "roc.png", "confusion.png", "reliability.png", "per_class.png",
+        "roc.svg", "confusion.svg", "reliability.svg", "per_class.svg",
     }  # fmt: skip
     assert pd.read_csv(tmp_path / "classes.csv")["support"].sum() == evaluation.images
     assert (pd.read_csv(tmp_path / "confusion.csv").iloc[:, 1:].to_numpy() == curves.confusion).all()
@@ -119,8 +120,6 @@ def test_runs_evaluated_at_other_steps_stand_alone():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
-def test_no_curve_says_so_and_a_file_is_written(tmp_path):
+def test_no_curve_says_so():
     bare = replace(make_training(), curve=())
     assert not training_plot({"a": [bare]}, title="T").axes
-    write_curve({"a": [make_training()]}, tmp_path / "curve.png", title="T")
-    assert imread(tmp_path / "curve.png").ndim == 3

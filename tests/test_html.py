@@ -24,7 +24,7 @@ from fake_records import (
 )
 
 from evitlab.report.html import find, render_page
-from evitlab.report.markup import Page, Picture
+from evitlab.report.markup import Page, Picture, html_table, read_part
 from evitlab.report.tables import select_records, study_table
 
 STUDY = make_study()
@@ -103,7 +103,8 @@ def test_the_page_is_whole_and_reaches_for_nothing():
     assert read.open == []
     assert page.startswith("<!DOCTYPE html>")
     tags = {tag for tag, _ in read.tags}
-    assert not tags & {"link", "iframe", "object", "form", "base", "a"}
+    assert not tags & {"link", "iframe", "object", "form", "base"}
+    assert all(attributes["href"].startswith("#") for attributes in read.all("a"))
     assert all(attributes["src"].startswith("data:image/png;base64,") for attributes in read.all("img"))
     calm = page.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace
     assert not re.search(r"https?:|url\(|@import|src=\"(?!data:)|\son\w+=|fetch|XMLHttp|import\(", calm)
@@ -125,6 +126,45 @@ def test_pictures_are_inside_with_words_for_those_who_cannot_see_them():
     assert "Four panels." in read.text
 
 
+def test_a_picture_leads_to_its_files():
+    read = Reader(page_of(STUDY, pictures=[replace(PICTURE, files=("a b.png", "a b.svg"))]))
+    links = [link["href"] for link in read.all("a") if not link["href"].startswith("#")]
+    assert links == ["a%20b.png", "a%20b.svg"]
+    assert "SVG of a b.svg" in read.text
+
+
+def test_the_verdict_stands_on_top_or_is_said_to_be_missing():
+    assert "No verdict written." in Reader(page_of(STUDY)).text
+    read = Reader(page_of(STUDY, page=replace(PAGE, verdict="It does not hold.\n\nMore.")))
+    assert "No verdict" not in read.text
+    assert read.text.index("It does not hold.") < read.text.index("Table and figures")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    shares = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_words_stand_out_in_both_schemes():
+    """WCAG 2.2 AA: a contrast of at least 4.5 between words and what is behind them."""
+    schemes = re.findall(r":root \{(.*?)\}", read_part("page.css"), re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
+        for words in ("text", "soft", "accent", "note"):
+            for back in ("page", "card", "note-back"):
+                low, high = sorted((luminance(colors[words]), luminance(colors[back])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (words, back)
+
+
+def test_long_tables_have_columns_of_widths_set_beforehand():
+    rows = [[f"variant {number}", "1.00<br><small>0.9-1.1</small>"] for number in range(200)]
+    assert 'style="--columns: minmax(0, 11fr) minmax(0, 6fr)"' in html_table(["a", "b"], rows, caption="")
+    assert "--columns" not in html_table(["a", "b"], rows[:199], caption="")
+
+
 def test_the_page_is_accessible():
     read = Reader(page_of(STUDY))
     assert read.all("html") == [{"lang": "en"}]
@@ -133,7 +173,11 @@ def test_the_page_is_accessible():
     assert len(read.all("caption")) == len(read.all("table"))
     ids = [attributes["id"] for tag, attributes in read.tags if "id" in attributes and tag != "script"]
     labels = [attributes["aria-labelledby"] for attributes in read.all("section")]
-    assert sorted(ids) == sorted(labels)
+    assert set(labels) <= set(ids)
+    assert len(ids) == len(set(ids))
+    targets = [attributes["href"] for attributes in read.all("a")]
+    assert {target.removeprefix("#") for target in targets} <= set(ids)
+    assert len(targets) == 3 + 8, "the page's parts, and every variant's repeats"
     assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
     assert "prefers-color-scheme: dark" in page_of(STUDY)
 
@@ -247,8 +291,9 @@ def test_files_beside_the_page_are_linked_and_those_that_are_lost_said():
     page = render_page(PAGE, table=table_of(STUDY), pictures=(), records=STUDY, files=files)
     read = Reader(page)
     assert read.open == []
-    assert [unquote(link["href"]) for link in read.all("a")] == files[name]
-    assert not any(set(link["href"]) & set('?#" ') for link in read.all("a"))
+    links = [link["href"] for link in read.all("a") if not link["href"].startswith("#")]
+    assert [unquote(link) for link in links] == files[name]
+    assert not any(set(link) & set('?#" ') for link in links)
     assert "x.csv, y&.png" in read.text
     assert name in read.text
     assert "not here: the curves behind them are not among these results" in read.text

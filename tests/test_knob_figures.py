@@ -48,24 +48,39 @@ def test_a_line_a_network_in_the_order_of_the_knob():
     assert [list(rows["knob_ffn_ratio"]) for rows in lines.values()] == [[1, 2, 3, 4]] * 2
 
 
-def test_ours_above_the_papers_below_on_one_axis():
+def test_accuracy_left_and_throughput_right_the_papers_below():
     speeds = {f"None qk_dim={value}": 16000.0 - value for value in (4, 8, 16, 32, 64)}
     figure = knob_curves(make_table(), speeds, title="T")
-    accuracy, speed, theirs, their_speed = figure.axes
+    accuracy, theirs, speed, their_speed = figure.axes
     assert accuracy.lines[0].get_ydata() == pytest.approx([40, 41, 42, 43, 44])
     assert speed.lines[0].get_ydata() == pytest.approx([100, 99, 98, 97, 96])
     assert theirs.lines[0].get_ydata() == pytest.approx([70, 70.1, 70.2, 70.3, 70.4])
     assert their_speed.lines[0].get_ydata() == pytest.approx([15996, 15992, 15984, 15968, 15936])
-    assert theirs.lines[0].get_linestyle() == "--"
+    for left, right in ((accuracy, speed), (theirs, their_speed)):
+        assert left.bbox.bounds == right.bbox.bounds, "two axes of one panel"
+        assert right.yaxis.get_label_position() == "right"
+        assert left.lines[0].get_marker() != right.lines[0].get_marker()
+        assert left.lines[0].get_linestyle() != right.lines[0].get_linestyle()
+    assert theirs.lines[0].get_markerfacecolor() == "white"
     assert accuracy.get_xscale() == "log"
-    assert "proxy top-1 %" in accuracy.get_title(loc="left")
+    assert accuracy.get_ylabel() == "proxy top-1 %"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:2] == ["accuracy, left axis", "throughput, right axis"]
+    assert len(labels) == 4
     assert to_png(figure).startswith(b"\x89PNG")
 
 
-def test_without_the_papers_there_is_one_row_and_several_networks_have_a_legend():
+def test_without_the_papers_there_is_one_row_and_several_networks_have_a_panel_each():
     table = make_table("ffn_ratio", (1, 2, 3, 4), bases=("deit_t", "swin_t"), paper=False)
     figure = knob_curves(table, {}, title="T")
-    accuracy, _ = figure.axes
-    assert accuracy.get_xscale() == "linear"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["deit_t", "swin_t"]
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_xscale() == "linear"
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
+    assert ["deit_t" in titles[0], "swin_t" in titles[1]] == [True, True]
     assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_a_knob_timed_but_not_trained_has_its_throughput_alone():
+    table = make_table(paper=False).assign(top1=float("nan"), top1_seeds=float("nan"))
+    (axes,) = knob_curves(table, {}, title="T").axes
+    assert axes.lines[0].get_ydata() == pytest.approx([100, 99, 98, 97, 96])

@@ -36,7 +36,7 @@ def test_a_profile_leaves_its_tables_and_figures(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "classes.csv", "parts.csv", "modules.csv", "operators.csv", "memory_bound.csv",
-        "breakdown.png", "mhsa_ffn.png", "roofline.png",
+        "breakdown.png", "mhsa_ffn.png", "roofline.png", "breakdown.svg", "mhsa_ffn.svg", "roofline.svg", "report.html",
     }  # fmt: skip
     profile = make_profile()
     assert pd.read_csv(tmp_path / "operators.csv")["share"].sum() == pytest.approx(1)
@@ -47,7 +47,8 @@ def test_curves_and_self_tests(tmp_path, capsys):
     curves = [make_record("batch_curve", make_curve(), variant=name) for name in ("deit_t", "timm:vit")]
     write_models(curves, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "batch_curve_deit_t.csv", "batch_curve_timm-vit.csv", "batch_curve.png",
+        "batch_curve_deit_t.csv", "batch_curve_timm-vit.csv", "batch_curve.png", "batch_curve.svg",
+        "report.html",
     }  # fmt: skip
     write_models(curves[:1], tmp_path / "one")
     assert len(pd.read_csv(tmp_path / "one" / "batch_curve.csv")) == len(make_curve().points)

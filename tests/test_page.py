@@ -57,7 +57,7 @@ def column(page, number):
     """The first lines of a column of the result table, top to bottom."""
     return page.eval_on_selector_all(
         f"table.results tbody tr:not([hidden]) > :nth-child({number})",
-        "cells => cells.map(c => c.firstChild?.data ?? '')",
+        "cells => cells.map(c => c.firstChild?.textContent ?? '')",
     )
 
 
@@ -127,6 +127,48 @@ def test_pointing_at_a_point_tells_its_knobs_and_lights_its_row_and_the_other_wa
     page.locator("tbody th", has_text="mhsa_ratio=0.8").hover()
     assert page.locator("tr.hot > th").all_inner_texts() == ["mhsa_ratio=0.8"]
     assert page.locator("g.point.hot").get_attribute("aria-label").startswith("mhsa_ratio=0.8,")
+
+
+def test_a_tip_tells_every_value(open_page):
+    page = open_page(make_study())
+    page.locator('g.point[aria-label^="mhsa_ratio=0.4,"] circle').hover()
+    told = page.get_by_role("tooltip").inner_text()
+    for words in ("images/s: ", "top-1 %: ", "MACs (M): 948", "memory-bound share %: "):
+        assert words in told
+
+
+def test_a_variants_name_leads_to_its_every_repeat(open_page):
+    page = open_page(make_study())
+    details = page.locator('details[data-variant="mhsa_ratio=0.4"]')
+    assert details.get_attribute("open") is None
+    page.locator("tbody th a", has_text="mhsa_ratio=0.4").press("Enter")
+    details.locator("table").wait_for(state="visible")
+    details.locator("pre").first.wait_for()
+
+
+def test_all_can_be_done_by_keyboard(open_page):
+    page = open_page(make_study())
+    header(page, "images/s").focus()
+    page.keyboard.press("Space")
+    assert page.locator("th[aria-sort=ascending]").inner_text().strip() == "images/s"
+    page.get_by_label("Filter").focus()
+    page.keyboard.type("0.4")
+    assert names(page) == ["mhsa_ratio=0.4"]
+    page.keyboard.press("Tab")
+    page.locator("g.point:not([hidden])").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("tr.hot > th").all_inner_texts() == ["mhsa_ratio=0.4"]
+
+
+def test_a_dark_page_is_dark_and_its_pictures_keep_a_light_card(open_page):
+    page = open_page(make_study())
+    back = "element => getComputedStyle(element).backgroundColor"
+    assert page.eval_on_selector("body", back) == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert page.eval_on_selector("body", back) == "rgb(20, 23, 28)"
+    page.evaluate("document.querySelector('main').append(document.createElement('figure'))")
+    page.evaluate("document.querySelector('figure').append(document.createElement('img'))")
+    assert page.eval_on_selector("figure img", back) == "rgb(255, 255, 255)"
 
 
 def test_points_answer_to_the_keyboard_too(open_page):

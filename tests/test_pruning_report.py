@@ -9,7 +9,7 @@ from fake_pruning import make_pruned_record
 from fake_records import make_record, make_training
 
 from evitlab.report.models_report import write_models
-from evitlab.report.models_tables import list_pruned, show_models
+from evitlab.report.models_tables import show_models
 from evitlab.report.pruning_claims import tabulate_prunings
 from evitlab.report.pruning_report import find
 from evitlab.report.timing_tables import select_latest
@@ -25,6 +25,7 @@ def test_a_pruning_leaves_tables_figures_and_a_page_that_needs_nothing_else(fold
     write_models([make_pruned_record(), make_pruned_record(target_value=0.4)], folder)
     assert {path.name for path in folder.iterdir()} == {
         "pruning.csv", "channels.csv", "claims.csv", "steps.csv", "channels.png", "steps.png", "report.html",
+        "channels.svg", "steps.svg",
     }  # fmt: skip
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
@@ -81,10 +82,3 @@ def test_show_prints_prunings_beside_the_training_that_they_began_with(folder, c
 def test_every_pruning_is_shown_and_repeated_ones_once():
     first, again, other = make_pruned_record(), make_pruned_record(), make_pruned_record(seed=1)
     assert len(select_latest([first, again, other])) == 2
-
-
-def test_folders_with_prunings_are_listed(tmp_path, folder):
-    append(make_pruned_record(), folder)
-    append(make_record("train", make_training()), tmp_path / "prune_empty")
-    append(make_pruned_record(), tmp_path / "other")
-    assert list_pruned(tmp_path) == ["prune_deit_t"]

@@ -92,6 +92,7 @@ def run_file(
     folder = results / study.name / "smoke" if smoke else results / study.name
     lab, done = _measure(study, results, folder, device=device, storage=storage)
     from evitlab.report.folders import STUDY_COPY
+    from evitlab.report.index import refresh_index
     from evitlab.report.study_report import write_report
     from evitlab.report.study_tables import compare
     from evitlab.store import write_atomically
@@ -99,6 +100,8 @@ def run_file(
     write_atomically(folder / STUDY_COPY, path.read_text(encoding="utf-8"))
     found, where = lab.study.with_recorded(lab.records), lab.environment.conditions
     table = write_report(found, lab.records, where, folder)
+    if not smoke:
+        refresh_index(results)
     compared = compare(found, lab.records, where)
     return Ran(study=found, folder=folder, table=table, comparison=compared, done=done)
 

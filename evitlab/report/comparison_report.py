@@ -4,13 +4,13 @@ from pathlib import Path
 
 from evitlab.report.comparison_figures import paper_differences
 from evitlab.report.comparison_tables import pair_matrix, readable_comparison
-from evitlab.report.frame import to_png
-from evitlab.report.markup import Picture, Section
+from evitlab.report.frame import Drawn
+from evitlab.report.markup import Section, write_pictures
 from evitlab.report.paper_comparison import Comparison, summarise
 from evitlab.report.tables import to_csv
 from evitlab.store import write_atomically
 
-TABLE, PAIRS, FIGURE = "paper_comparison.csv", "paper_pairs.csv", "paper_comparison.png"
+TABLE, PAIRS, FIGURE = "paper_comparison.csv", "paper_pairs.csv", "paper_comparison"
 
 READING = (
     "Differences are in percentage points of top-1, each to the row that it is compared with. Ours are paired by seed, "
@@ -23,22 +23,22 @@ READING = (
 
 def write_comparison(comparison: Comparison, folder: Path, *, title: str, subtitle: str) -> Section:
     """Write figure and tables beside the page; return the page's section."""
-    png = to_png(paper_differences(comparison, title=title, subtitle=subtitle))
-    write_atomically(folder / FIGURE, png)
+    figure = paper_differences(comparison, title=title, subtitle=subtitle)
     write_atomically(folder / TABLE, to_csv(comparison.table))
     write_atomically(folder / PAIRS, to_csv(comparison.pairs))
+    caption = "Each row's difference in the paper and here."
     alt = "The paper's differences and ours with intervals, row by row; the numbers are in the table."
     tables = {"Small print below a value: its 95% interval.": readable_comparison(comparison)}
     for series in comparison.series:
         if series.seeds > 1:
-            caption = (
+            pairs = (
                 f"Rows compared with {series.compared_with}, each with each: row minus column in points; "
                 "n. s.: not separable."
             )
-            tables[caption] = pair_matrix(comparison, series)
+            tables[pairs] = pair_matrix(comparison, series)
     return Section(
         title="Paper against measured",
         paragraphs=[*summarise(comparison), READING],
         tables=tables,
-        pictures=[Picture(png=png, alt=alt, caption="Each row's difference in the paper and here.")],
+        pictures=write_pictures({FIGURE: Drawn(figure=figure, alt=alt, caption=caption)}, folder),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evitlab.curves import CALIBRATION_BINS, FALSE_POSITIVE_RATES, Curves
 from evitlab.measurements.accuracy import Evaluation
 from evitlab.report.evaluation_tables import class_table, most_confused
-from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, ORANGE, RED, start_figure, style
+from evitlab.report.frame import BLUE, COLORBLIND, DASHES, GREY, INK, ORANGE, RED, start_figure, style
 from evitlab.report.tables import percent
 
 ALL_NAMED = 10
@@ -57,7 +57,8 @@ def _draw_roc(axes: Axes, evaluation: Evaluation, curves: Curves, *, named: list
             axes.plot(x, _from_zero(rates[row]), color=GREY, linewidth=0.6, alpha=min(0.35, 12 / len(rates)))
     for number, row in enumerate(named):
         each = evaluation.classes[row]
-        axes.plot(x, _from_zero(rates[row]), color=COLORBLIND[number % len(COLORBLIND)], linewidth=1.4)
+        look = {"color": COLORBLIND[number % len(COLORBLIND)], "linestyle": DASHES[number % len(DASHES)]}
+        axes.plot(x, _from_zero(rates[row]), linewidth=1.4, **look)
         axes.lines[-1].set_label(f"{percent(each.auc or 0)} % {_short(each.name, 26)}")
     axes.set_xlabel("false positive rate")
     axes.set_ylim(-0.02, 1.02)

@@ -11,7 +11,7 @@ from evitlab.measurements.accuracy import Evaluation
 from evitlab.report.attention_figures import attention_plot
 from evitlab.report.evaluation_figures import class_plot, confusion_plot, reliability_plot, roc_plot
 from evitlab.report.evaluation_tables import class_table, confusion_table, reliability_table, roc_table
-from evitlab.report.frame import to_png
+from evitlab.report.frame import RASTER, write_figure
 from evitlab.report.tables import to_csv
 from evitlab.store import write_atomically
 
@@ -34,7 +34,7 @@ def write_evaluation(evaluation: Evaluation, curves: Curves, folder: Path, *, mo
         "per_class": class_plot(evaluation, title=f"Classes of {model}", subtitle=f"{where}; images in brackets"),
     }
     for name, figure in figures.items():
-        write_atomically(folder / f"{name}.png", to_png(figure))
+        write_figure(figure, folder, name)
 
 
 def write_attention(
@@ -46,4 +46,4 @@ def write_attention(
 ) -> None:
     """Write `attention_<n>.png` for each image (H, W, 3) and its maps (heads, h, w), counted from 0."""
     for number, (image, looked, title) in enumerate(zip(images, maps, titles, strict=True)):
-        write_atomically(folder / f"attention_{number}.png", to_png(attention_plot(image, looked, title=title)))
+        write_figure(attention_plot(image, looked, title=title), folder, f"attention_{number}", formats=RASTER)

@@ -8,12 +8,12 @@ from evitlab.drawings import EVALUATIONS, Drawings, place_drawings, read_drawing
 from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
 from evitlab.report.evaluation_report import write_attention, write_evaluation
-from evitlab.report.frame import to_png
-from evitlab.report.markup import Picture
+from evitlab.report.frame import FORMATS, Drawn
+from evitlab.report.markup import Picture, write_pictures
 from evitlab.report.training_figures import training_plot
-from evitlab.store import folder_name, measured, write_atomically
+from evitlab.store import folder_name, measured
 
-TRAINING = "training.png"
+TRAINING = "training"
 SHOWN = {
     "roc": ("ROC curves of {}, each class against the rest.", "Areas and curves are in the tables beside the page."),
     "confusion": ("What {} takes for what, as a matrix of the classes.", "The counts are in confusion.csv."),
@@ -54,10 +54,10 @@ def _write_training(done: Sequence[Record], folder: Path) -> Picture:
     for record in done:
         if record.task == "train":
             runs.setdefault(record.variant, []).append(measured(record))
-    png = to_png(training_plot(runs, title="How the trainings went"))
-    write_atomically(folder / TRAINING, png)
     alt = "Training loss and held-out accuracy of every variant against the step."
-    return Picture(png=png, alt=alt, caption="Loss is on augmented images with smoothed labels where those are on.")
+    caption = "Loss is on augmented images with smoothed labels where those are on."
+    drawn = Drawn(figure=training_plot(runs, title="How the trainings went"), alt=alt, caption=caption)
+    return write_pictures({TRAINING: drawn}, folder)[0]
 
 
 def _write_variant(record: Record, drawings: Drawings, folder: Path) -> list[str]:
@@ -67,7 +67,8 @@ def _write_variant(record: Record, drawings: Drawings, folder: Path) -> list[str
         old.unlink()
     write_evaluation(measured(record), drawings.curves, folder / place, model=record.variant)
     write_attention(drawings.images, drawings.maps, folder / place, titles=drawings.titles)
-    return sorted(f"{place}/{path.name}" for path in (folder / place).iterdir() if path.suffix in (".csv", ".png"))
+    kinds = {".csv", *(f".{kind}" for kind in FORMATS)}
+    return sorted(f"{place}/{path.name}" for path in (folder / place).iterdir() if path.suffix in kinds)
 
 
 def _show(record: Record, drawings: Drawings, folder: Path) -> list[Picture]:

@@ -106,6 +106,8 @@ def _draw_tradeoff(axes: Axes, table: pd.DataFrame) -> None:
     axes.hlines(y, low, high, color=BLUE, linewidth=1.8, alpha=0.4)
     axes.vlines(x, 100 * rows["top1_low"], 100 * rows["top1_high"], color=BLUE, linewidth=1.8, alpha=0.4)
     axes.plot(x, y, "o", color=BLUE, markeredgecolor="white")
+    front = find_front(x, y)
+    axes.step(x[front], y[front], where="pre", color=INK, linewidth=1.1, linestyle=":", zorder=1)
     knob = _knob(table)
     if knob is None:
         _name_points(axes, rows, x, y)
@@ -118,7 +120,19 @@ def _draw_tradeoff(axes: Axes, table: pd.DataFrame) -> None:
         label.set(ha="right" if side < 0 else "left", weight="bold", in_layout=False)
     axes.set_xlabel("measured throughput, images/s")
     by = f", by {knob.removeprefix('knob_')}" if knob else ""
-    axes.set_title(f"{_accuracy_name(table)} %, over throughput{by}", loc="left")
+    axes.set_title(f"{_accuracy_name(table)} %, over throughput{by}; dotted: front", loc="left")
+
+
+def find_front(speeds: "pd.Series[float]", accuracies: "pd.Series[float]") -> list[Any]:
+    """Labels of the rows that no other beats in one and equals in the other, slowest first (the Pareto front)."""
+    front: list[Any] = []
+    best = float("-inf")
+    rising = pd.DataFrame({"speed": speeds, "accuracy": accuracies}).sort_values(["speed", "accuracy"], ascending=False)
+    for row, accuracy in rising["accuracy"].items():
+        if accuracy > best:
+            front.insert(0, row)
+            best = accuracy
+    return front
 
 
 def _name_points(axes: Axes, rows: pd.DataFrame, x: "pd.Series[float]", y: "pd.Series[float]") -> None:

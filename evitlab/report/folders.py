@@ -49,6 +49,11 @@ def list_names(results: Path) -> list[str]:
     return sorted(found - {"peaks"})
 
 
+def list_recorded(results: Path) -> list[str]:
+    """Names of the folders in which something was recorded, the machines' peaks among them."""
+    return sorted(path.parent.name for path in results.glob(f"*/{RECORDS}") if path.stat().st_size)
+
+
 def list_folders(results: Path) -> list[Folder]:
     """The folders with measurements, by name; the machines' peaks and smoke runs are left out."""
     found = [_look(path.parent) for path in sorted(results.glob(f"*/{RECORDS}")) if path.parent.name != "peaks"]

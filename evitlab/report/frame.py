@@ -1,8 +1,10 @@
-"""What all figures share: their look, title and subtitle, and how one becomes a PNG. No pyplot, no display."""
+"""What all figures share: their look, title and subtitle, and how one becomes files. No pyplot, no display."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -16,16 +18,59 @@ from matplotlib.text import Text
 from matplotlib.transforms import BboxBase
 from numpy.typing import NDArray
 
+from evitlab.store import write_atomically
+
+FORMATS = ("png", "svg")
+"""Every figure is written as these. `pdf` may be added: it is the same bytes every time as well."""
+RASTER = ("png",)
+"""Figures that are made of pixels, such as attention over images, are written as these."""
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Neither date nor version is written into a file, so that it is the same bytes every time."""
+
 COLORBLIND = sns.color_palette("colorblind").as_hex()
 BLUE, ORANGE, RED = COLORBLIND[0], COLORBLIND[1], COLORBLIND[3]
+MARKERS = "osD^vPX<>*"
+DASHES = ("-", "--", "-.", ":")
+"""Lines and points of several models differ in one of these as well as in colour."""
 GREY, INK, NOTE = "#6b7280", "#1f2937", "#9a3412"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure with the words that go with it."""
+
+    figure: Figure
+    alt: str
+    """What it shows, for those who cannot see it."""
+    caption: str
+    formats: Sequence[str] = FORMATS
+
+
+def write_figure(figure: Figure, folder: Path, name: str, *, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+    """Write a figure as `<name>.<format>` for each format, each in one step; the bytes by file name, PNG first."""
+    files = {f"{name}.{kind}": to_bytes(figure, kind) for kind in formats}
+    for file, data in files.items():
+        write_atomically(folder / file, data)
+    return files
+
+
 def to_png(figure: Figure, *, dpi: int = 130) -> bytes:
-    """The figure as PNG; the same bytes every time, as neither date nor version is written into it."""
+    """The figure as PNG; see `to_bytes`."""
+    return to_bytes(figure, "png", dpi=dpi)
+
+
+def to_bytes(figure: Figure, kind: str, *, dpi: int = 130) -> bytes:
+    """The figure as a file of a kind in `METADATA`; equal figures give equal bytes, in any process.
+
+    Letters are paths in SVG, so that no font is needed; what is drawn as pixels inside it has `dpi`.
+    """
     buffer = BytesIO()
     with style():  # some settings are read only when the figure is drawn
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind], facecolor="white")
     return buffer.getvalue()
 
 
@@ -50,6 +95,8 @@ def style() -> Iterator[None]:
         "grid.color": "#e5e7eb",
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "svg.hashsalt": "evitlab",  # else names inside are drawn by lot
+        "svg.fonttype": "path",
     }
     with sns.plotting_context("paper"), sns.axes_style("whitegrid"), rc_context(changes):
         yield

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evitlab.measurements.heads import HeadBlock, HeadSimilarity
-from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, start_figure, style
+from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, MARKERS, start_figure, style
 from evitlab.report.head_tables import DEFINITIONS, QUANTITIES, drop_table, list_networks
 
 COLUMNS = 6
@@ -29,11 +30,13 @@ class Line:
     kind: str = "trained"
     """trained, untrained or paper: each has a look of its own."""
     color: str = BLUE
+    marker: str = "o"
+    """Of `trained` and `untrained`."""
 
 
-LOOKS = {
-    "trained": {"marker": "o", "linestyle": "-"},
-    "untrained": {"marker": "o", "linestyle": ":", "markerfacecolor": "white", "linewidth": 1.2, "markersize": 5},
+LOOKS: dict[str, dict[str, Any]] = {
+    "trained": {"linestyle": "-"},
+    "untrained": {"linestyle": ":", "markerfacecolor": "white", "linewidth": 1.2, "markersize": 5},
     "paper": {"marker": "D", "linestyle": "", "markerfacecolor": "none", "markersize": 7.5},
 }
 
@@ -43,7 +46,8 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     for line in lines:
         values = np.array([np.nan if value is None else 100 * value for value in line.values])
         edge = "white" if line.kind == "trained" else line.color
-        axes.plot(line.numbers, values, color=line.color, markeredgecolor=edge, label=line.label, **LOOKS[line.kind])  # type: ignore[arg-type]
+        look = {"marker": line.marker, "markeredgecolor": edge, **LOOKS[line.kind]}
+        axes.plot(line.numbers, values, color=line.color, label=line.label, **look)
         ends = [
             (x, 100 * low, 100 * high)
             for x, low, high in zip(line.numbers, line.lows, line.highs, strict=False)
@@ -73,6 +77,7 @@ def similarity_plot(result: HeadSimilarity, *, title: str, paper: tuple[str, Seq
                     values=[getattr(getattr(block, quantity), field, None) for block in blocks],
                     kind="trained" if network == "itself" else network,
                     color=COLORBLIND[place],
+                    marker=MARKERS[place],
                 )
                 for network, blocks in list_networks(result).items()
                 for place, (field, definition) in enumerate(DEFINITIONS.items())

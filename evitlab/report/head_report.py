@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from evitlab.measurements.heads import HeadSimilarity
 from evitlab.records import Record
-from evitlab.report.frame import COLORBLIND, start_figure, style, to_png
+from evitlab.report.frame import COLORBLIND, MARKERS, Drawn, start_figure, style
 from evitlab.report.head_figures import Line, draw_lines
 from evitlab.report.head_tables import (
     DEFINITIONS,
@@ -21,7 +21,7 @@ from evitlab.report.head_tables import (
     list_networks,
     mean_with_interval,
 )
-from evitlab.report.markup import Picture, Section
+from evitlab.report.markup import Section, write_pictures
 from evitlab.report.tables import to_csv
 from evitlab.store import measured, write_atomically
 
@@ -94,14 +94,13 @@ def write_heads(records: Sequence[Record], folder: Path) -> list[Section]:
     if not found:
         return []
     write_atomically(folder / BLOCKS, to_csv(all_blocks(found)))
-    pictures = []
+    drawn = {}
     for quantity, name in FIGURES.items():
-        png = to_png(likeness_plot(found, quantity))
-        write_atomically(folder / f"{name}.png", png)
         alt = f"Similarity of {QUANTITIES[quantity]} by block, a panel a network and definition; numbers in {BLOCKS}."
         beside = " Diamonds: the paper's Fig. 4, on ImageNet." if quantity == "features" else ""
         caption = f"{QUANTITIES[quantity].capitalize()} by block; dotted: the same networks untrained.{beside}"
-        pictures.append(Picture(png=png, alt=alt, caption=caption))
+        drawn[name] = Drawn(figure=likeness_plot(found, quantity), alt=alt, caption=caption)
+    pictures = write_pictures(drawn, folder)
     table = split_table(found)
     tables = {}
     if not table.empty:
@@ -163,7 +162,7 @@ def likeness_plot(found: Sequence[Heads], quantity: str) -> Figure:
 def _list_lines(own: Sequence[Heads], quantity: str, definition: str) -> list[Line]:
     lines = []
     for place, heads in enumerate(own):
-        color = COLORBLIND[place % len(COLORBLIND)]
+        color, marker = COLORBLIND[place % len(COLORBLIND)], MARKERS[place % len(MARKERS)]
         for network, kind in (("itself", "trained"), ("untrained", "untrained")):
             values = heads.line(quantity, definition, network)
             spread = [mean_with_interval(list(seeds.values())) for seeds in values.values()]
@@ -177,6 +176,7 @@ def _list_lines(own: Sequence[Heads], quantity: str, definition: str) -> list[Li
                         highs=[each[2] for each in spread] if kind == "trained" else (),
                         kind=kind,
                         color=color,
+                        marker=marker,
                     )
                 )
         if quantity == "features" and heads.paper is not None:

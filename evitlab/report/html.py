@@ -26,6 +26,37 @@ from evitlab.report.markup import (
 from evitlab.report.page_data import embed_json, embed_packed, list_networks, list_points
 from evitlab.report.tables import readable
 
+RULES = {
+    "proxy_width": (
+        "Accuracies are a proxy's, not ImageNet's: they rank variants only as far as the proxy stands for the "
+        "network that was timed."
+    ),
+    "top1": (
+        "Accuracy intervals are Student t 95% intervals of the mean over seeds. They cover the luck of a "
+        "seed, not the choice of data or budget."
+    ),
+    "macro_auc": (
+        "Macro AUC is the mean over the classes of the area under the ROC curve, one class against the rest; "
+        "50% is chance."
+    ),
+    "ece": ("ECE is the expected calibration error: how far confidence is from accuracy, in 15 bins of equal width."),
+    "paper_top1": "The paper's values are of its own data and training: compare their order, not their height.",
+    "infer_samples_per_sec": (
+        "Throughput holds for the machine, versions and settings named below. Intervals are bootstrap 95% "
+        "intervals of the median; they do not cover a change of machine."
+    ),
+    "speed_ratio": "Speed over base compares timings taken in turn, round by round.",
+    "memory_bound_share": (
+        "Memory-bound operators are copies and reshapes, element-wise operations and norms; the share is of "
+        "operator time, not of wall time."
+    ),
+    "macs": (
+        "MACs are multiply-accumulates of convolutions, linear layers and attention products; papers print "
+        'them as "FLOPs".'
+    ),
+}
+"""How to read a column of a study's table."""
+
 
 def render_page(
     page: Page,
@@ -46,9 +77,8 @@ def render_page(
         title=escape(f"{page.study}: {page.question}"),
         study=escape(page.study),
         question=escape(page.question),
-        facts=html_facts(page),
+        facts=html_facts(page, find(table)),
         warning=smoke_warning(records),
-        findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(table)),
         proxy=_proxy_note(table, page),
         table=_result_table(table),
         figures="\n".join([*(html_figure(picture) for picture in pictures), *_links(files or {})]),
@@ -56,7 +86,9 @@ def render_page(
         failures=_failures(table, records),
         meaning=_meaning(table, notes=page.notes),
         conditions=html_conditions(records),
-        repeats="\n".join(html_repeats(variant, records) for variant in table["variant"]),
+        repeats="\n".join(
+            html_repeats(variant, records, place=f"repeats{number}") for number, variant in enumerate(table["variant"])
+        ),
         data=embed_json("points", list_points(table)) + embed_packed("networks", list_networks(records)),
         footer=html_footer(records),
     )
@@ -111,8 +143,11 @@ def _proxy_note(table: pd.DataFrame, page: Page) -> str:
 
 def _result_table(table: pd.DataFrame) -> str:
     text = readable(table).drop(columns="not measured", errors="ignore")
-    rows = [[two_lines(cell) for cell in row] for row in text.itertuples(index=False)]
-    caption = "Small print below a value: its 95% interval."
+    rows = [
+        [f'<a href="#repeats{number}">{escape(name)}</a>', *map(two_lines, cells)]
+        for number, (name, *cells) in enumerate(text.itertuples(index=False))
+    ]
+    caption = "Small print below a value: its 95% interval. A variant's name leads to its every repeat."
     return html_table(text.columns, rows, caption=caption, kind="results sortable")
 
 
@@ -153,25 +188,6 @@ def _failures(table: pd.DataFrame, records: Sequence[Record]) -> str:
 
 def _meaning(table: pd.DataFrame, *, notes: str) -> str:
     """The rules of reading, only those that the table needs."""
-    rules = [
-        ("proxy_width", "Accuracies are a proxy's, not ImageNet's: they rank variants only as far as the proxy "
-                        "stands for the network that was timed."),
-        ("top1", "Accuracy intervals are Student t 95% intervals of the mean over seeds. They cover the luck of a "
-                 "seed, not the choice of data or budget."),
-        ("macro_auc", "Macro AUC is the mean over the classes of the area under the ROC curve, one class against the "
-                      "rest; 50% is chance."),
-        ("ece", "ECE is the expected calibration error: how far confidence is from accuracy, in 15 bins of equal "
-                "width."),
-        ("paper_top1", "The paper's values are of its own data and training: compare their order, not their height."),
-        ("infer_samples_per_sec", "Throughput holds for the machine, versions and settings named below. "
-                                  "Intervals are bootstrap 95% intervals of the median; they do not cover a change "
-                                  "of machine."),
-        ("speed_ratio", "Speed over base compares timings taken in turn, round by round."),
-        ("memory_bound_share", "Memory-bound operators are copies and reshapes, element-wise operations and norms; "
-                               "the share is of operator time, not of wall time."),
-        ("macs", 'MACs are multiply-accumulates of convolutions, linear layers and attention products; papers '
-                 'print them as "FLOPs".'),
-    ]  # fmt: skip
-    needed = [text for column, text in rules if table[column].notna().any()]
+    needed = [text for column, text in RULES.items() if table[column].notna().any()]
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in notes.split("\n\n") if text.strip())
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in needed) + f"</ul>{paragraphs}"

@@ -1,15 +1,20 @@
 """Accuracy and throughput over one numeric knob, the paper's curves below ours (its Fig. 7 asks the same)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from evitlab.report.frame import COLORBLIND, GREY, INK, start_figure, style
+from evitlab.report.frame import BLUE, GREY, INK, ORANGE, start_figure, style
 
-MARKERS = "osD^vP"
+ACCURACY = {"color": BLUE, "marker": "o", "linestyle": "-"}
+SPEED = {"color": ORANGE, "marker": "s", "linestyle": "--"}
+"""The two lines differ by colour, marker and dash; the source's are grey and hollow."""
+THEIRS = {"top1": "paper_top1", "infer_samples_per_sec": "paper_speed"}
 WIDE = 8
 """From this ratio of its ends on a knob has a logarithmic axis."""
 
@@ -39,68 +44,88 @@ def _name(base: Any) -> str:
 
 
 def knob_curves(table: pd.DataFrame, paper_speeds: dict[str, float], *, title: str, subtitle: str = "") -> Figure:
-    """Accuracy on the left, throughput on the right, over the table's knob: ours above, the paper's below on scales of
-    their own, hollow, grey and dashed. A network has a line; bars are 95% intervals, ticks single trainings.
+    """Accuracy (left axis) and throughput (right axis) over the table's knob, as in the paper's Fig. 7.
 
-    `paper_speeds` holds the source's images per second by variant. The table must have a knob (`find_knob`).
+    A column for each network that variants start from; the source's own curves below, hollow, grey and on scales of
+    their own. Bars are 95% intervals, ticks single trainings. `paper_speeds` holds the source's images per second by
+    variant. The table must have a knob (`find_knob`).
     """
     knob = find_knob(table)
     assert knob is not None
     table = table.assign(paper_speed=table["variant"].map(paper_speeds).astype("float64"))
-    ours = [name for name in ("top1", "infer_samples_per_sec") if table[name].notna().any()]
-    theirs = {"top1": "paper_top1", "infer_samples_per_sec": "paper_speed"}
-    shown = [name for name in ours if table[theirs[name]].notna().sum() > 2]
     lines = find_lines(table, knob)
+    cited = {label for label, rows in lines.items() if any(rows[name].notna().sum() > 2 for name in THEIRS.values())}
     with style():
-        figure = start_figure(11, 6.4 if shown else 4, title=title, subtitle=subtitle)
-        grid = figure.subplots(2 if shown else 1, max(1, len(ours)), squeeze=False, sharex=True)
-        for column, name in enumerate(ours):
-            for number, (label, rows) in enumerate(lines.items()):
-                _draw_ours(grid[0, column], rows, knob, name, label=label, number=number)
-            _finish(grid[0, column], table, knob, title=_title(table, name))
-            if name in shown:
-                for rows in lines.values():
-                    _draw_paper(grid[1, column], rows, knob, theirs[name], scale=100 if name == "top1" else 1)
-                what = "top-1 % on ImageNet" if name == "top1" else "images/s on its GPU"
-                _finish(grid[1, column], table, knob, title=f"in the paper: {what}")
-            elif shown:
+        figure = start_figure(max(8.5, 5.5 * len(lines)), 7 if cited else 4, title=title, subtitle=subtitle)
+        grid = figure.subplots(2 if cited else 1, len(lines), squeeze=False, sharex=True)
+        for column, (label, rows) in enumerate(lines.items()):
+            what = f"measured here{f', {label}' if len(lines) > 1 else ''}; 95% intervals, ticks: seeds"
+            _draw_panel(grid[0, column], rows, knob, {name: name for name in THEIRS}, title=what, kind=_kind(table))
+            if label in cited:
+                what = f"in the paper{f', {label}' if len(lines) > 1 else ''}: ImageNet, its GPU"
+                _draw_panel(grid[1, column], rows, knob, THEIRS, title=what, kind="top-1")
+            elif cited:
                 grid[1, column].set_axis_off()
-        for axes in grid[-1]:
-            axes.set_xlabel(knob.removeprefix("knob_"))
-        if len(lines) > 1:
-            handles, labels = grid[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+            grid[-1, column].set_xlabel(knob.removeprefix("knob_"))
+        handles = _list_looks(table, cited=bool(cited))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 2 else len(handles))
     return figure
 
 
-def _title(table: pd.DataFrame, name: str) -> str:
-    if name != "top1":
-        return "measured here: images/s, 95% interval"
-    kind = "proxy top-1" if table["proxy_width"].notna().any() else "top-1"
-    return f"measured here: {kind} % (95% interval; ticks: seeds)"
+def _kind(table: pd.DataFrame) -> str:
+    return "proxy top-1" if table["proxy_width"].notna().any() else "top-1"
 
 
-def _draw_ours(axes: Axes, rows: pd.DataFrame, knob: str, name: str, *, label: str, number: int) -> None:
+def _draw_panel(
+    axes: Axes, rows: pd.DataFrame, knob: str, columns: Mapping[str, str], *, title: str, kind: str
+) -> None:
+    """Accuracy on the left axis, throughput on a right one; an axis without numbers is left out."""
+    own = columns["top1"] == "top1"
+    accurate, timed = (rows[columns[name]].notna().any() for name in THEIRS)
+    if accurate:
+        _draw_line(axes, rows, knob, columns["top1"], scale=100, look=ACCURACY, own=own)
+        axes.set_ylabel(f"{kind} %")
+    if timed:
+        right = axes.twinx() if accurate else axes
+        _draw_line(right, rows, knob, columns["infer_samples_per_sec"], scale=1, look=SPEED, own=own)
+        right.set_ylabel("images/s")
+        if accurate:
+            right.grid(visible=False)
+            right.spines["right"].set_visible(True)
+    _number_knob(axes, rows, knob)
+    axes.set_title(title, loc="left")
+
+
+def _list_looks(table: pd.DataFrame, *, cited: bool) -> list[Line2D]:
+    """What the lines are, for a legend."""
+    names = {"top1": ("accuracy, left axis", ACCURACY), "infer_samples_per_sec": ("throughput, right axis", SPEED)}
+    there = [name for column, name in names.items() if table[column].notna().any()]
+    own = [Line2D([], [], label=label, **look) for label, look in there]
+    return own + ([Line2D([], [], label=f"{label}, paper", **_hollow(look)) for label, look in there] if cited else [])
+
+
+def _hollow(look: Mapping[str, Any]) -> dict[str, Any]:
+    return {**look, "color": GREY, "markerfacecolor": "white"}
+
+
+def _draw_line(
+    axes: Axes, rows: pd.DataFrame, knob: str, name: str, *, scale: float, look: Mapping[str, Any], own: bool
+) -> None:
     rows = rows[rows[name].notna()]
-    scale = 100 if name == "top1" else 1
-    color, marker = COLORBLIND[number % len(COLORBLIND)], MARKERS[number % len(MARKERS)]
     x = rows[knob].astype(float)
-    axes.vlines(x, scale * rows[f"{name}_low"], scale * rows[f"{name}_high"], color=color, linewidth=1.8, alpha=0.55)
-    axes.plot(x, scale * rows[name], marker, linestyle="-", color=color, markeredgecolor="white", label=label)
+    if own:
+        low, high = scale * rows[f"{name}_low"], scale * rows[f"{name}_high"]
+        axes.vlines(x, low, high, color=look["color"], linewidth=1.8, alpha=0.55)
+    axes.plot(x, scale * rows[name], **({**look, "markeredgecolor": "white"} if own else _hollow(look)))
     for row in rows.index[rows["top1_seeds"].fillna(0) > 1] if name == "top1" else ():
         values = [100 * value for value in rows["top1_values"][row]]
         axes.plot([x[row]] * len(values), values, "_", color=INK, markersize=8, zorder=3)
+    axes.margins(y=0.12)
 
 
-def _draw_paper(axes: Axes, rows: pd.DataFrame, knob: str, name: str, *, scale: float) -> None:
-    rows = rows[rows[name].notna()]
-    axes.plot(rows[knob].astype(float), scale * rows[name], "o--", color=GREY, markerfacecolor="white")
-
-
-def _finish(axes: Axes, table: pd.DataFrame, knob: str, *, title: str) -> None:
-    values = sorted({float(value) for value in table[knob].dropna()})
+def _number_knob(axes: Axes, rows: pd.DataFrame, knob: str) -> None:
+    values = sorted({float(value) for value in rows[knob].dropna()})
     if values[0] > 0 and values[-1] / values[0] >= WIDE:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.set_title(title, loc="left")

@@ -1,19 +1,29 @@
 """The parts that pages are made of, and their frame: everything that others wrote is escaped here."""
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from html import escape
 from importlib import resources
+from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 import pandas as pd
+from rich.table import Table
+from rich.text import Text
 
 from evitlab.records import Environment, Record
+from evitlab.report.frame import Drawn, write_figure
 from evitlab.report.repeats import RAW
 from evitlab.store import measured
+
+VERDICT = "verdict.txt"
+"""In a folder of results: what somebody concluded from them, written by hand, shown on the page."""
+NO_VERDICT = "No verdict written."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,8 @@ class Picture:
     alt: str
     """What the picture shows, for those who cannot see it."""
     caption: str
+    files: Sequence[str] = ()
+    """Where it lies in files, as paths from the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +66,35 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
+def write_pictures(drawn: Mapping[str, Drawn], folder: Path) -> list[Picture]:
+    """Write figures, by the names of their files, into the page's folder; give them as the page shows them."""
+    pictures = []
+    for name, each in drawn.items():
+        files = write_figure(each.figure, folder, name, formats=each.formats)
+        png = files[f"{name}.png"]
+        pictures.append(Picture(png=png, alt=each.alt, caption=each.caption, files=tuple(files)))
+    return pictures
+
+
+def read_verdict(folder: Path) -> str:
+    """What somebody concluded from the results in a folder; empty where nobody has."""
+    path = folder / VERDICT
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
 def fill_page(*, data: str, sections: str = "", **parts: str) -> str:
     """The page's frame with its script and its parts, HTML already, by the names that stand in `page.html`.
 
     `data` is what the script reads, see `page_data`.
     """
-    script = _read("page.js")
+    script = read_part("page.js")
     code = b64encode(sha256(script.encode()).digest()).decode()
-    filled = {**parts, "data": data, "sections": sections, "script": script, "script_hash": code}
-    return Template(_read("page.html")).substitute(filled)
+    filled = {"data": data, "sections": sections, "style": read_part("page.css"), "script": script, "script_hash": code}
+    return Template(read_part("page.html")).substitute({**parts, **filled})
 
 
-def _read(name: str) -> str:
+def read_part(name: str) -> str:
+    """One of the files that pages are made of."""
     return resources.files("evitlab.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -76,10 +105,15 @@ def html_footer(records: Sequence[Record]) -> str:
     return escape(f"Made by evitlab from {len(records)} records{span}.")
 
 
-def html_facts(page: Page) -> str:
-    """Source, expectation, verdict and cost, as far as there are words for them."""
-    """Source, expectation, verdict and cost, as far as there are words for them."""
-    facts = {"Source": page.source, "Expectation": page.expect, "Verdict": page.verdict, "Cost": page.cost}
+def html_facts(page: Page, findings: Sequence[str]) -> str:
+    """Source, expectation, result in sentences, verdict and cost, as far as there are words for them."""
+    facts = {
+        "Source": page.source,
+        "Expectation": page.expect,
+        "Result": "\n\n".join(findings),
+        "Verdict": page.verdict or NO_VERDICT,
+        "Cost": page.cost,
+    }
     items = (f"<dt>{name}</dt><dd>{html_paragraphs(text)}</dd>" for name, text in facts.items() if text.strip())
     return "<dl>" + "".join(items) + "</dl>"
 
@@ -99,17 +133,46 @@ def smoke_warning(records: Sequence[Record]) -> str:
     return '<p class="note"><strong>Smoke run.</strong> Tiny sizes: these numbers mean nothing.</p>'
 
 
+LONG = 200
+"""From so many rows on, a browser lays out only those in view, in columns whose widths are set beforehand."""
+
+
 def html_table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, caption: str, kind: str = "") -> str:
     """A table. Cells must be escaped already; the first of each row is its header."""
+    headers, rows = list(headers), list(rows)
     head = "".join(f'<th scope="col">{escape(header)}</th>' for header in headers)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>\n"
         for first, *rest in rows
     )
+    look = f'class="{kind}"' if len(rows) < LONG else f'class="{kind} long" style="--columns: {_set_widths(rows)}"'
     return (
-        f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
+        f"<table {look}><caption>{escape(caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
     )
+
+
+def _set_widths(rows: Sequence[Sequence[str]]) -> str:
+    """Shares of the width for CSS, by the longest line of each column, from 6 to 30 letters."""
+    lines = [
+        [len(re.sub(r"<[^>]*>", "", cell.split("<br>")[0])) for cell in column] for column in zip(*rows, strict=True)
+    ]
+    return " ".join(f"minmax(0, {min(30, max(6, *column))}fr)" for column in lines)
+
+
+def html_shown(table: Table) -> str:
+    """A table made for the terminal, as the page shows it: sortable, its title and the words below as caption."""
+    title, below = _plain_text(table.title), _plain_text(table.caption)
+    columns = [[two_lines(_plain_text(cell)) for cell in column.cells] for column in table.columns]
+    headers = [_plain_text(column.header).replace("\n", " ") for column in table.columns]
+    caption = f"{title}. {below}" if title and below else title + below
+    shown = html_table(headers, zip(*columns, strict=True), caption=caption, kind="sortable")
+    return f'<div class="wide" role="region" aria-label="{escape(title or "Table")}" tabindex="0">{shown}</div>'
+
+
+def _plain_text(shown: object) -> str:
+    """What the terminal would show, without its markup."""
+    return "" if shown is None else Text.from_markup(str(shown)).plain
 
 
 def html_section(number: int, section: Section) -> str:
@@ -136,9 +199,13 @@ def html_figure(picture: Picture) -> str:
     """A picture with its caption, inside the page."""
     """A picture with its caption, inside the page."""
     data = b64encode(picture.png).decode()
+    links = ", ".join(
+        f'<a href="{quote(path)}">{path.rpartition(".")[2].upper()}<span class="apart"> of {escape(path)}</span></a>'
+        for path in picture.files
+    )
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        f"<figcaption>{escape(picture.caption)}{f' Files: {links}.' if links else ''}</figcaption></figure>"
     )
 
 
@@ -186,13 +253,13 @@ def _plain(value: object) -> str:
     return "not known" if value is None else escape(str(value))
 
 
-def html_repeats(variant: str, records: Sequence[Record]) -> str:
-    """Everything behind the numbers of one variant, folded up."""
+def html_repeats(variant: str, records: Sequence[Record], *, place: str = "") -> str:
+    """Everything behind the numbers of one variant, folded up; a link to its `place` on the page unfolds it."""
     rows = [
         [escape(record.task), str(record.seed), escape(RAW[record.task](measured(record)))]
         for record in records
         if record.variant == variant and record.status in ("ok", "stopped")
     ]
     body = html_table(["task", "seed", "values"], rows, caption="In the order taken.", kind="text")
-    name = escape(variant)
-    return f'<details data-variant="{name}"><summary>{name}</summary><div>{body}</div></details>'
+    name, mark = escape(variant), f' id="{place}"' if place else ""
+    return f'<details data-variant="{name}"><summary>{name}</summary><div{mark}>{body}</div></details>'

@@ -33,13 +33,7 @@ from evitlab.report.timing_tables import (
     timing_table,
 )
 from evitlab.report.training_tables import render_training, training_table
-from evitlab.store import RECORDS, measured, read_records
-
-
-def list_pruned(results: Path) -> list[str]:
-    """Names of the folders that hold prunings."""
-    names = [path.parent.name for path in results.glob(f"prune_*/{RECORDS}")]
-    return sorted(name for name in names if any(record.task == "prune" for record in read_records(results / name)))
+from evitlab.store import measured
 
 
 def show_models(
@@ -54,17 +48,26 @@ def show_models(
 
     `folder` is theirs, where what lies beside it is to be compared.
     """
-    chosen = select_latest([record for record in records if _matches(record, where or {})])
-    if not chosen:
-        asked = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
-        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
+    chosen = choose_latest(records, where or {})
     if as_json:
         tables = tabulate_models(chosen, mixed=mixed, folder=folder)
         print(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
         return
     console = Console()
-    for shown in _render(chosen, mixed=mixed, folder=folder):
+    for shown in render_models(chosen, mixed=mixed, folder=folder):
         console.print(shown)
+
+
+def choose_latest(records: Sequence[Record], where: Mapping[str, Any]) -> list[Record]:
+    """What `select_latest` gives of the records made `where` environment or measurement have these fields.
+
+    Raises TableError where none was.
+    """
+    chosen = [record for record in records if _matches(record, where)]
+    if not chosen:
+        asked = ", ".join(f"{name}={value}" for name, value in where.items())
+        raise TableError(f"no measurement here was made with {asked or 'anything'} (there are {len(records)} in all)")
+    return select_latest(chosen)
 
 
 def _matches(record: Record, where: Mapping[str, Any]) -> bool:
@@ -133,7 +136,7 @@ def _join(table: str, model: str, records: Sequence[Record]) -> str:
     return name_folder(table, [model]) if several else table
 
 
-def _render(records: Sequence[Record], *, mixed: bool, folder: Path | None = None) -> list[Table]:
+def render_models(records: Sequence[Record], *, mixed: bool, folder: Path | None = None) -> list[Table]:
     """What a person sees in the terminal."""
     shown = []
     if pruned := select_task(records, "prune"):

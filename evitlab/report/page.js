@@ -167,8 +167,8 @@ const makeScatter = (data, rows) => {
     points.get(index)?.classList.toggle("hot", on);
     tip.hidden = !on || !points.has(index);
     if (tip.hidden) return;
-    const axes = [data.axes[selectX.selectedIndex], data.axes[selectY.selectedIndex]];
-    tip.replaceChildren(...describe(data, index, axes).map((line, number) => make(number ? "div" : "strong", {}, line)));
+    const measured = data.axes.filter((axis) => axis.values[index] !== null);
+    tip.replaceChildren(...describe(data, index, measured).map((line, number) => make(number ? "div" : "strong", {}, line)));
     const [around, point] = [box.getBoundingClientRect(), points.get(index).lastChild.getBoundingClientRect()];
     const left = Math.min(point.left - around.left + 14, around.width - tip.offsetWidth - 4);
     tip.style.left = `${Math.max(0, left)}px`;

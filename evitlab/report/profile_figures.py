@@ -137,7 +137,9 @@ def _stack(axes: Axes, shares: pd.DataFrame, *, colors: Mapping[str, str]) -> No
     for name in shares.columns:
         label = f"{name} (memory-bound)" if name in MEMORY_BOUND else name
         color = colors.get(name, GREY)
-        axes.barh(shares.index, shares[name], left=left, color=color, label=label, edgecolor="white", height=0.72)
+        hatch = "////" if name in MEMORY_BOUND else None  # set off without colour, too
+        look = {"color": color, "edgecolor": "white", "hatch": hatch, "hatch_linewidth": 0.5}
+        axes.barh(shares.index, shares[name], left=left, height=0.72, label=label, **look)  # type: ignore[arg-type]
         left += shares[name].to_numpy()
     axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.grid(False)
@@ -255,9 +257,11 @@ def _name_roofs(axes: Axes, peaks: Peaks, slopes: Sequence[Bandwidth]) -> None:
         ends = axes.transData.transform([(left, slope.bytes_per_second * left), (ridge, peaks.flops_per_second)])
         angle = float(np.degrees(np.arctan2(*(ends[1] - ends[0])[::-1])))
         start = 1.3 * max(left, axes.get_ylim()[0] / slope.bytes_per_second)
+        above = slope is slopes[0]  # roofs may lie close to each other: one's words above, the other's below
         text = f"{slope.bytes_per_second / 1e9:.3g} GB/s, {_binary(slope.working_set_bytes)}; ridge {ridge:.1f}"
         place = (start, slope.bytes_per_second * start)
-        axes.annotate(text, place, (-3, 5), rotation=angle, rotation_mode="anchor", **look)
+        side: dict[str, Any] = {"va": "bottom" if above else "top", "rotation": angle, "rotation_mode": "anchor"}
+        axes.annotate(text, place, (-3, 3) if above else (3, -3), **side, **look)
 
 
 def _name_longest(axes: Axes, table: pd.DataFrame, *, count: int) -> None:
@@ -276,5 +280,7 @@ def _name_longest(axes: Axes, table: pd.DataFrame, *, count: int) -> None:
 
 def _binary(count: int) -> str:
     """Bytes in KiB, MiB or GiB."""
-    power = min(3, int(np.log2(count)) // 10)
+    power = 0
+    while power < 3 and count / 1024**power >= 1000:  # just below a power is said as one
+        power += 1
     return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,15 +1,16 @@
 """Everything that prunings leave for people: tables, figures and a page, written from their records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from evitlab.measurements.pruning import Pruning
 from evitlab.paper import PRUNED_TOP1
 from evitlab.records import Record
+from evitlab.report.folders import PAGE
+from evitlab.report.frame import Drawn
 from evitlab.report.markup import (
     Page,
     Picture,
@@ -20,6 +21,7 @@ from evitlab.report.markup import (
     html_footer,
     html_repeats,
     html_table,
+    read_verdict,
     smoke_warning,
     two_lines,
 )
@@ -39,7 +41,6 @@ from evitlab.report.pruning_tables import (
 from evitlab.report.tables import percent
 from evitlab.store import measured, write_atomically
 
-PAGE, VERDICT = "report.html", "verdict.txt"
 SOURCE = "EfficientViT (Liu et al., CVPR 2023), Fig. 5; for DeiT-T Fig. 5 of its supplement"
 EXPECT = (
     "Q and K are trimmed most, V is kept near the embedding width, the last blocks are trimmed most, and the FFN is "
@@ -58,36 +59,50 @@ MEANING = (
 )
 
 
-def draw_prunings(records: Sequence[Record]) -> dict[str, Figure]:
+def draw_prunings(records: Sequence[Record]) -> dict[str, Drawn]:
     """Figures by file name."""
     names = ", ".join(dict.fromkeys(record.variant for record in records))
     return {
-        "channels": channels_plot(records, title=f"Channels left of {names}, block by block"),
-        "steps": accuracy_plot(records, title=f"Accuracy of {names} on the way"),
+        "channels": Drawn(
+            figure=channels_plot(records, title=f"Channels left of {names}, block by block"),
+            alt="Channels over the embedding width by block, of QK, V and FFN, beside the untrained control's.",
+            caption="As the paper's Fig. 5. Dashed grey: the same procedure on an untrained network.",
+        ),
+        "steps": Drawn(
+            figure=accuracy_plot(records, title=f"Accuracy of {names} on the way"),
+            alt="Top-1 against the MACs left, step by step, beside the untrained control's.",
+            caption="Open markers right after a cut, filled after fine-tuning; bars: 95% intervals.",
+        ),
     }
 
 
-def write_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder: Path) -> None:
-    """Write the page beside the records in one step; of `pictures`, PNG by name, it holds those of `draw_prunings`."""
+def write_page(records: Sequence[Record], pictures: Sequence[Picture], folder: Path) -> None:
+    """Write the page, with these pictures, beside the records in one step."""
     write_atomically(folder / PAGE, render_page(records, pictures, folder))
 
 
-def render_page(records: Sequence[Record], pictures: Mapping[str, bytes], folder: Path) -> str:
-    """The page as one HTML text: no network, no script, images inside, everything escaped."""
+def ask(records: Sequence[Record], folder: Path) -> Page:
+    """What prunings answer, in the words of their page."""
+    names = ", ".join(dict.fromkeys(record.variant for record in records))
+    question = f"Which channels does pruning leave of {names}, and would it leave them untrained?"
+    verdict = read_verdict(folder)
+    return Page(study=folder.name, question=question, source=SOURCE, expect=EXPECT, cost="", verdict=verdict)
+
+
+def render_page(records: Sequence[Record], pictures: Sequence[Picture], folder: Path) -> str:
+    """The page as one HTML text: no network, images and script inside, everything escaped."""
+    page = ask(records, folder)
     names = list(dict.fromkeys(record.variant for record in records))
-    question = f"Which channels does pruning leave of {', '.join(names)}, and would it leave them untrained?"
-    page = Page(study=folder.name, question=question, source=SOURCE, expect=EXPECT, cost="", verdict=_verdict(folder))
     claims = claim_table(records, find_others(records, folder))
     return fill_page(
-        title=escape(f"{folder.name}: {question}"),
-        study=escape(folder.name),
-        question=escape(question),
-        facts=html_facts(page),
+        title=escape(f"{page.study}: {page.question}"),
+        study=escape(page.study),
+        question=escape(page.question),
+        facts=html_facts(page, find(records, claims)),
         warning=smoke_warning(records),
-        findings="".join(f"<p>{escape(sentence)}</p>" for sentence in find(records, claims)),
         proxy=_note_origin(records),
         table=_to_html(summarise(records), caption=describe_accuracy(records)),
-        figures="\n".join([_claims_to_html(claims), *_show(pictures), *_channels_to_html(records)]),
+        figures="\n".join([_claims_to_html(claims), *map(html_figure, pictures), *_channels_to_html(records)]),
         failures="",
         meaning="<ul>" + "".join(f"<li>{escape(text)}</li>" for text in _meanings(records)) + "</ul>",
         conditions=html_conditions(records),
@@ -131,20 +146,6 @@ def _note_origin(records: Sequence[Record]) -> str:
     return "".join(f'<p class="note"><strong>Weights.</strong> {escape(origin)}.</p>' for origin in origins)
 
 
-def _show(pictures: Mapping[str, bytes]) -> list[str]:
-    words = {
-        "channels": ("Channels over the embedding width by block, of QK, V and FFN, beside the untrained control's.",
-                     "As the paper's Fig. 5. Dashed grey: the same procedure on an untrained network."),
-        "steps": ("Top-1 against the MACs left, step by step, beside the untrained control's.",
-                  "Open markers right after a cut, filled after fine-tuning; bars: 95% intervals."),
-    }  # fmt: skip
-    return [
-        html_figure(Picture(png=pictures[name], alt=alt, caption=caption))
-        for name, (alt, caption) in words.items()
-        if name in pictures
-    ]
-
-
 def _claims_to_html(claims: pd.DataFrame) -> str:
     names = {"claim": "claim", "target": "target", "kept": "channels kept", "control_kept": "control", "verdict": ""}
     text = claims.reindex(columns=list(names)).fillna("").astype(str)
@@ -168,8 +169,3 @@ def _to_html(text: pd.DataFrame, *, caption: str) -> str:
 
 def _wide(table: str, label: str) -> str:
     return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'
-
-
-def _verdict(folder: Path) -> str:
-    path = folder / VERDICT
-    return path.read_text(encoding="utf-8") if path.exists() else ""

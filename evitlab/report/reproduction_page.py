@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from evitlab.records import Record
 from evitlab.report.evidence import FAILS, HOLDS, MISSING, OPEN, Finding, Results, describe_conditions, describe_part
-from evitlab.report.frame import to_png
+from evitlab.report.frame import Drawn
 from evitlab.report.markup import (
     Page,
     Picture,
@@ -17,13 +17,14 @@ from evitlab.report.markup import (
     html_footer,
     html_table,
     smoke_warning,
+    write_pictures,
 )
 from evitlab.report.reproduction import Judged, Reproduction, claim_frame, describe_evidence, summarise
 from evitlab.report.reproduction_figures import verdict_plot
 from evitlab.report.tables import to_csv
 from evitlab.store import write_atomically
 
-FOLDER, PAGE, TABLE, FIGURE = "reproduction", "report.html", "claims.csv", "claims.png"
+FOLDER, PAGE, TABLE, FIGURE = "reproduction", "report.html", "claims.csv", "claims"
 QUESTION = "Which claims of the EfficientViT paper hold here, at these budgets?"
 SIGNS = {HOLDS: "\u25cf", FAILS: "\u2715", OPEN: "\u25cb", MISSING: "\u2013"}
 EXPECT = (
@@ -52,35 +53,36 @@ def write_reproduction(reproduction: Reproduction, root: Path, *, offers: Mappin
     `offers` says of folders of results that are not whole how they are made, a sentence each.
     """
     folder = root / FOLDER / "smoke" if reproduction.smoke else root / FOLDER
-    png = to_png(verdict_plot(reproduction.judged, title=QUESTION, subtitle=summarise(reproduction)))
-    write_atomically(folder / FIGURE, png)
+    alt = "A row a claim, marked in the column of its verdict; the table below says the same in words."
+    caption = "The number below a verdict: how many claims have it. All numbers: claims.csv."
+    overview = verdict_plot(reproduction.judged, title=QUESTION, subtitle=summarise(reproduction))
+    pictures = write_pictures({FIGURE: Drawn(figure=overview, alt=alt, caption=caption)}, folder)
     write_atomically(folder / TABLE, to_csv(claim_frame(reproduction)))
     up = "../../" if reproduction.smoke else "../"
-    write_atomically(folder / PAGE, render_page(reproduction, png, offers=offers, up=up))
+    write_atomically(folder / PAGE, render_page(reproduction, pictures, offers=offers, up=up))
     return folder / PAGE
 
 
-def render_page(reproduction: Reproduction, png: bytes, *, offers: Mapping[str, str], up: str = "../") -> str:
+def render_page(
+    reproduction: Reproduction, pictures: Sequence[Picture], *, offers: Mapping[str, str], up: str = "../"
+) -> str:
     """The page as one HTML text: everything inside, everything escaped; equal results give equal pages.
 
     `up` leads from its folder to that of all results.
     """
     records = [record for results in reproduction.results.values() for record in results.records]
     source = "EfficientViT (Liu et al., CVPR 2023, arXiv 2305.07027), its figures, tables and supplement"
-    page = Page(study=FOLDER, question=QUESTION, source=source, expect=EXPECT, cost="")
-    alt = "A row a claim, marked in the column of its verdict; the table below says the same in words."
-    caption = "The number below a verdict: how many claims have it. All numbers: claims.csv."
-    overview = Picture(png=png, alt=alt, caption=caption)
+    verdict = summarise(reproduction)
+    page = Page(study=FOLDER, question=QUESTION, source=source, expect=EXPECT, cost="", verdict=verdict)
     return fill_page(
         title=escape(f"{FOLDER}: {QUESTION}"),
         study=escape(FOLDER),
         question=escape(QUESTION),
-        facts=html_facts(page),
+        facts=html_facts(page, []),
         warning=smoke_warning(records),
-        findings=f"<p>{escape(summarise(reproduction))}</p>{html_figure(overview)}",
         proxy="",
         table=_verdict_table(reproduction, up),
-        figures="",
+        figures="".join(map(html_figure, pictures)),
         sections="\n".join(_sections(reproduction, up)),
         failures=_list_offers(offers),
         meaning="<ul>" + "".join(f"<li>{escape(text)}</li>" for text in MEANING) + "</ul>",

@@ -2,16 +2,16 @@
 (Fig. 1-4 of its supplement)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evitlab.report.frame import COLORBLIND, start_figure, style
+from evitlab.report.frame import COLORBLIND, MARKERS, start_figure, style
 
 KNOB = "knob_mhsa_ratio"
 PANELS = {"memory_bound_share": "by the paper's classes", "roofline_memory_bound_share": "by roofline"}
-MARKERS = "osD^vP"
 
 
 def find_series(table: pd.DataFrame, column: str = "memory_bound_share") -> dict[str, pd.DataFrame]:
@@ -65,7 +65,7 @@ def accuracy_lines(table: pd.DataFrame, *, title: str, subtitle: str = "") -> Fi
         _finish(axes, series, title="top-1 %, mean and range of the seeds")
         for right in beside:
             for number, (label, rows) in enumerate(source.items()):
-                _draw_line(right, rows, "paper_top1", label=label, number=number)
+                _draw_line(right, rows, "paper_top1", label=label, number=number, hollow=True)
             _finish(right, source, title="in the paper: top-1 % on ImageNet")
         _add_legend(figure, axes)
     return figure
@@ -82,12 +82,15 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
 
 
-def _draw_line(axes: Axes, rows: pd.DataFrame, column: str, *, label: str, number: int) -> None:
+def _draw_line(axes: Axes, rows: pd.DataFrame, column: str, *, label: str, number: int, hollow: bool = False) -> None:
     color, marker = COLORBLIND[number % len(COLORBLIND)], MARKERS[number % len(MARKERS)]
     x = rows[KNOB].astype(float)
     if f"{column}_low" in rows:
         axes.vlines(x, 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"], color=color, alpha=0.5, linewidth=1.8)
-    axes.plot(x, 100 * rows[column], marker, linestyle="-", color=color, markeredgecolor="white", label=label)
+    look: dict[str, Any] = {"linestyle": "-", "markeredgecolor": "white"}
+    if hollow:  # the source's
+        look = {"linestyle": "--", "markerfacecolor": "white", "alpha": 0.75}
+    axes.plot(x, 100 * rows[column], marker, color=color, label=label, **look)
 
 
 def _label(row: "pd.Series[object]", knobs: list[str]) -> str:

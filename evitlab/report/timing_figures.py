@@ -12,12 +12,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from evitlab.measurements.speed import BatchCurve
 from evitlab.records import Record
 from evitlab.report.conditions import describe_shared
-from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, name_points, start_figure, style
+from evitlab.report.frame import BLUE, COLORBLIND, GREY, INK, MARKERS, name_points, start_figure, style
 from evitlab.report.tables import significant
 from evitlab.report.timing_tables import curve_table, describe_conditions, timing_table
-
-MARKERS = "osD^vPX<>*"
-"""Models differ by marker and colour."""
 
 
 def batch_curve_plot(curves: Mapping[str, BatchCurve], *, title: str = "Batch curve", subtitle: str = "") -> Figure:

@@ -1,15 +1,13 @@
 """How trainings went: loss and held-out accuracy over the steps."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evitlab.measurements.accuracy import TrainResult
-from evitlab.report.frame import COLORBLIND, start_figure, style, to_png
-from evitlab.store import write_atomically
+from evitlab.report.frame import COLORBLIND, MARKERS, start_figure, style
 
 
 def training_plot(runs: Mapping[str, Sequence[TrainResult]], *, title: str, subtitle: str = "") -> Figure:
@@ -25,10 +23,10 @@ def training_plot(runs: Mapping[str, Sequence[TrainResult]], *, title: str, subt
             return figure
         loss, top1 = figure.subplots(1, 2)
         for number, (name, results) in enumerate(runs.items()):
-            color = COLORBLIND[number % len(COLORBLIND)]
+            look = {"color": COLORBLIND[number % len(COLORBLIND)], "marker": MARKERS[number % len(MARKERS)]}
             steps = [[epoch.step for epoch in result.curve] for result in results]
-            _draw_runs(loss, steps, [[e.train_loss for e in result.curve] for result in results], name, color)
-            _draw_runs(top1, steps, [[100 * e.top1 for e in result.curve] for result in results], name, color)
+            _draw_runs(loss, steps, [[e.train_loss for e in result.curve] for result in results], name, **look)
+            _draw_runs(top1, steps, [[100 * e.top1 for e in result.curve] for result in results], name, **look)
         loss.set_title("training loss, mean since the last evaluation", loc="left")
         top1.set_title("held-out top-1 %", loc="left")
         for axes in (loss, top1):
@@ -38,24 +36,19 @@ def training_plot(runs: Mapping[str, Sequence[TrainResult]], *, title: str, subt
     return figure
 
 
-def write_curve(runs: Mapping[str, Sequence[TrainResult]], path: Path, *, title: str, subtitle: str = "") -> None:
-    """Write `training_plot` as PNG, in one step."""
-    write_atomically(path, to_png(training_plot(runs, title=title, subtitle=subtitle)))
-
-
 def _draw_runs(
-    axes: Axes, steps: Sequence[Sequence[int]], values: Sequence[Sequence[float]], name: str, color: str
+    axes: Axes, steps: Sequence[Sequence[int]], values: Sequence[Sequence[float]], name: str, *, color: str, marker: str
 ) -> None:
     together = len(values) > 1 and all(each == steps[0] for each in steps)
     if not together:
         for number, (x, y) in enumerate(zip(steps, values, strict=True)):
-            axes.plot(x, y, "o-", color=color, markersize=4, label=name if number == 0 else None)
+            axes.plot(x, y, color=color, marker=marker, markersize=4, label=name if number == 0 else None)
         return
     for y in values:
         axes.plot(steps[0], y, color=color, linewidth=0.8, alpha=0.6)
     stacked = np.array(values)
     axes.fill_between(steps[0], stacked.min(axis=0), stacked.max(axis=0), color=color, alpha=0.2, linewidth=0)
-    axes.plot(steps[0], stacked.mean(axis=0), "o-", color=color, markersize=4, label=name)
+    axes.plot(steps[0], stacked.mean(axis=0), color=color, marker=marker, markersize=4, label=name)
 
 
 def _describe(runs: Mapping[str, Sequence[TrainResult]]) -> str:
