@@ -49,16 +49,16 @@ COMMANDS: Mapping[str, Command] = {
 """Folder of results -> the pruning of a stand-in that makes it."""
 
 _SWAPS = {
-    "2 sandwich -> Swin block": ("Swin block for the sandwich", "loses accuracy", 68.3),
+    "2 sandwich -> Swin block": ("the Swin block instead of the sandwich", "loses accuracy", 68.3),
     "3 N = 2": ("two FFNs around each attention", "lose accuracy", 70.2),
     "4 N = 3": ("three FFNs around each attention", "lose accuracy", 65.7),
-    "5 CGA -> MHSA": ("MHSA for cascaded group attention", "loses accuracy", 70.2),
+    "5 CGA -> MHSA": ("MHSA instead of cascaded group attention", "loses accuracy", 70.2),
     "6 cascade -> none": ("no cascade", "loses accuracy", 69.8),
     "7 QKV allocation -> Swin's": ("Swin's widths of Q, K and V", "lose accuracy", 69.9),
-    "8 FFN ratio 2 -> 4": ("FFN ratio 4 for 2", "loses accuracy", 69.8),
+    "8 FFN ratio 2 -> 4": ("an FFN ratio of 4 instead of 2", "loses accuracy", 69.8),
     "9 depthwise -> none": ("no depthwise convolution before FFNs", "loses accuracy", 69.9),
-    "10 BN -> LN": ("LayerNorm for BatchNorm", "loses accuracy", 70.4),
-    "11 ReLU -> HSwish": ("HSwish for ReLU", "gains accuracy", 72.2),
+    "10 BN -> LN": ("LayerNorm instead of BatchNorm", "loses accuracy", 70.4),
+    "11 ReLU -> HSwish": ("HSwish instead of ReLU", "gains accuracy", 72.2),
 }
 """Rows of Table 6 by their names in the studies, what the row changes, what it does to accuracy, top-1 in percent."""
 _M4 = 71.3

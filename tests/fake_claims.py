@@ -8,6 +8,7 @@ from typing import Any
 from fake_records import make_record, make_throughput, make_training
 
 from evitlab.records import Record
+from evitlab.report.evidence import Results, read_results
 from evitlab.study import Study, load_study
 
 WORDS = "question: q\nsource: s\nexpect: e\ncost: c\n"
@@ -64,6 +65,13 @@ def make(study: Study, name: str, task: str, measurement: Any, **changes: Any) -
     variant = next(each for each in study.rows() if each.name == name)
     same = {"study": study.name, "knobs": dict(variant.changes), "request": study.request(variant, task)}
     return make_record(task, measurement, variant=name, **same, **changes)
+
+
+def read(root: Path, name: str = "one") -> Results:
+    """What is read of that folder, which can judge."""
+    found = read_results(root, name)
+    assert isinstance(found, Results), found
+    return found
 
 
 def spread(*means: float, by: float = 0.01) -> dict[str, list[float]]:

@@ -45,7 +45,7 @@ def test_by_worth_a_minute_as_far_as_they_fit(minutes, expected):
 
 
 def test_a_slow_machine_fits_less_and_what_is_there_costs_nothing():
-    assert names(choose_jobs(CLAIMS, jobs(**COSTS), minutes=15, pace=2.0)) == ["drawn"]
+    assert names(choose_jobs(CLAIMS, jobs(**COSTS), minutes=25, pace=2.0)) == ["drawn"]
     there = jobs(**COSTS) | {"pair": Job(folder="pair", command="", minutes=0.0, done=True)}
     assert names(choose_jobs(CLAIMS, there, minutes=13)) == ["drawn", "other"]
 

@@ -1,6 +1,5 @@
 """Verdicts on claims, from records in which the answer is known by construction."""
 
-import re
 from dataclasses import replace
 from inspect import signature
 from math import sqrt
@@ -8,17 +7,13 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from fake_claims import RATIOS, SIZES, WORDS, lay, make, spread, time, train, write
+from fake_claims import RATIOS, SIZES, WORDS, lay, make, read, spread, time, train, write
 from fake_comparison import TEXT, TOP1, make_records
-from fake_heads import make_heads
-from fake_pruning import FFN, QK, V, make_groups, make_pruned_record
-from fake_records import ENVIRONMENT, fail, make_profile
+from fake_records import fail, make_profile
 from scipy.stats import t as student_t
 from scipy.stats import ttest_rel
 
 from evitlab.claims import CLAIMS
-from evitlab.models.zoo import make_config
-from evitlab.report.block_verdicts import judge_growth, judge_pruning, judge_splits
 from evitlab.report.claim_verdicts import (
     JUDGES,
     judge_best,
@@ -28,17 +23,11 @@ from evitlab.report.claim_verdicts import (
     judge_row,
     judge_slower,
 )
-from evitlab.report.evidence import Part, Results, combine, describe_part, judge_sign, read_results
+from evitlab.report.evidence import Results, describe_part
 from evitlab.report.memory_verdicts import judge_level, judge_memory_falls, judge_memory_place
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not separable at this budget", "not measured"
 MHSA = {"knob": "mhsa_ratio", "inside": (0.2, 0.4)}
-
-
-def read(root, name="one") -> Results:
-    found = read_results(root, name)
-    assert isinstance(found, Results), found
-    return found
 
 
 def ratios(tmp_path, top1) -> Results:
@@ -251,157 +240,6 @@ def test_where_the_memory_bound_time_is(tmp_path, mhsa, verdict):
     write(tmp_path, "one", [make(study, "base", "operators", replace(made, operators=(*whole, *parts)))])
     assert judge_memory_place(read(tmp_path), names=("swin_t",)).verdict == verdict
     assert judge_memory_place(read(tmp_path), names=("swin_t", "deit_t")).verdict in (FAILS, MISSING)
-
-
-HEADS = (
-    WORDS
-    + """
-base: swin_t
-variants: {plain: {}, split: {attention: group}}
-tasks: {train: {seeds: [0, 1, 2]}, heads: {}}
-"""
-)
-
-
-def heads(tmp_path, plain, split, *, untrained=(0.5,) * 6, untrained_split=(0.5,) * 6) -> Results:
-    study = lay(tmp_path, "one", HEADS)
-    records = []
-    for name, values, control, kind in (
-        ("plain", plain, untrained, "mhsa"),
-        ("split", split, untrained_split, "group"),
-    ):
-        config = make_config("swin_t", attention=kind).to_dict()
-        for seed, own in enumerate(values):
-            found = make_heads(list(own), untrained=list(control))
-            records.append(make(study, name, "heads", found, seed=seed, config=config))
-    write(tmp_path, "one", records)
-    return read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("lower", "verdict"), [((5, 6, 5), HOLDS), ((1, 0, 1), FAILS), ((5, 2, 4), OPEN), ((3, 3, 3), OPEN)]
-)
-def test_head_splits_lower_similarity_in_most_blocks(tmp_path, lower, verdict):
-    plain = [[0.5] * 6] * 3
-    split = [[0.4] * count + [0.6] * (6 - count) for count in lower]
-    finding = judge_splits(heads(tmp_path, plain, split), family="swin")
-    assert finding.verdict == verdict
-    assert len(finding.parts) == 2  # both definitions
-    assert finding.parts[0].value == pytest.approx(mean(lower) / 6)
-    assert finding.parts[0].note.startswith(f"{', '.join(map(str, lower))} of 6 blocks by seed.")
-    assert finding.caveat == ""
-    assert judge_splits(read(tmp_path), family="deit").verdict == MISSING
-
-
-def test_what_untrained_heads_do_too_is_said_beside_the_verdict(tmp_path):
-    results = heads(tmp_path, [[0.5] * 6] * 3, [[0.4] * 6] * 3, untrained_split=(0.3,) * 6)
-    finding = judge_splits(results, family="swin")
-    assert finding.verdict == HOLDS
-    assert "untrained network does the same" in finding.caveat
-
-
-@pytest.mark.parametrize(
-    ("last", "verdict"), [((0.8, 0.7, 0.9), HOLDS), ((0.1, 0.2, 0.1), FAILS), ((0.8, 0.2, 0.5), OPEN)]
-)
-def test_heads_grow_alike_towards_the_last_blocks(tmp_path, last, verdict):
-    plain = [[0.4, 0.4, 0.0, 1.0, value, value] for value in last]  # the middle third does not count
-    finding = judge_growth(heads(tmp_path, plain, [[0.5] * 6] * 3), family="swin")
-    assert finding.verdict == verdict
-    assert finding.parts[0].value == pytest.approx(mean(last) - 0.4)
-
-
-def prunings(tmp_path, name="prune_swin_t", model="swin_t", *, seeds=1, **channels) -> Results:
-    records = [make_pruned_record(model=model, seed=s, groups=make_groups(**channels)) for s in range(seeds)]
-    write(tmp_path, name, [replace(record, study=name) for record in records])
-    return read(tmp_path, name)
-
-
-def test_prunings_are_judged_with_their_control_and_their_seeds_said(tmp_path):
-    claim = {"claim": "Q and K are trimmed most"}
-    same = judge_pruning(prunings(tmp_path), **claim)
-    assert (same.verdict, same.parts[0].n) == (HOLDS, 1)
-    assert same.caveat == "one seed; an untrained network does the same: no evidence that training matters"
-    own = judge_pruning(prunings(tmp_path, seeds=3, control_qk=48), **claim)
-    assert (own.verdict, own.parts[0].n, own.caveat) == (HOLDS, 3, "")
-    not_so = judge_pruning(prunings(tmp_path, qk=(48,) * 12), **claim)
-    assert (not_so.verdict, not_so.caveat) == (FAILS, "one seed")
-
-
-def test_seeds_that_differ_separate_nothing(tmp_path):
-    records = [
-        make_pruned_record(model="swin_t", seed=0, groups=make_groups(qk=QK)),
-        make_pruned_record(model="swin_t", seed=1, groups=make_groups(qk=(48,) * 12)),
-    ]
-    write(tmp_path, "prune_swin_t", records)
-    finding = judge_pruning(read(tmp_path, "prune_swin_t"), claim="Q and K are trimmed most")
-    assert (finding.verdict, finding.parts[0].value) == (OPEN, 0.5)
-
-
-def test_two_prunings_are_compared(tmp_path):
-    claim = {"claim": "the FFN is trimmed more in Swin-T than in DeiT-T"}
-    swin = prunings(tmp_path, ffn=tuple(count // 2 for count in FFN))
-    deit = prunings(tmp_path, "prune_deit_t", "deit_t")
-    found = judge_pruning(swin, deit, **claim)
-    assert (found.verdict, found.folders) == (HOLDS, ("prune_swin_t", "prune_deit_t"))
-    assert judge_pruning(prunings(tmp_path, v=V), **claim).verdict == MISSING  # of one network alone
-
-
-def test_smoke_records_and_other_machines_are_not_counted(tmp_path):
-    study = lay(tmp_path, "one", RATIOS)
-    right = train(study, spread(0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.1))
-    wrong = train(study, spread(0.2, 0.1, 0.1, 0.9, 0.4, 0.3, 0.1))
-    smoke = [replace(record, smoke=True, start="2026-02-01T00:00:00+00:00") for record in wrong]
-    elsewhere = replace(ENVIRONMENT, machine="ffffffff")
-    other = [replace(r, environment=elsewhere, start="2026-03-01T00:00:00+00:00") for r in wrong[:-1]]
-    write(tmp_path, "one", [*smoke, *right, *other])
-    results = read(tmp_path)
-    assert judge_best(results, **MHSA).verdict == HOLDS
-    assert results.remarks == (
-        "Not counted: 20 measurements of one other machine, device or version; most were made under the conditions "
-        "named.",
-    )
-    more = [replace(r, environment=elsewhere, start="2026-03-01T00:00:00+00:00") for r in wrong]
-    write(tmp_path, "one", [*right, *more])  # as many: the latest
-    assert judge_best(read(tmp_path), **MHSA).verdict == FAILS
-
-
-@pytest.mark.parametrize(
-    ("records", "reason"),
-    [(None, "no results"), ([], "no measurements"), ("broken\n{}\n", "its results cannot be read: .*line 1")],
-)
-def test_what_cannot_judge_says_why(tmp_path, records, reason):
-    if records is not None:
-        lay(tmp_path, "one", RATIOS)
-        (tmp_path / "one" / "records.jsonl").write_text(records or "")
-    found = read_results(tmp_path, "one")
-    assert isinstance(found, str)
-    assert re.match(reason, found)
-
-
-def test_a_study_that_has_not_ended_is_read_from_its_file(tmp_path):
-    study = lay(tmp_path, "one", RATIOS)
-    write(tmp_path, "one", train(study, spread(0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.1)))
-    (tmp_path / "one" / "study.yaml").rename(tmp_path / "one.yaml")
-    found = read_results(tmp_path, "one", studies=tmp_path)
-    assert isinstance(found, Results)
-    assert judge_best(found, **MHSA).verdict == HOLDS
-    assert "measurements without a study" in str(read_results(tmp_path, "one", studies=tmp_path / "none"))
-
-
-def test_a_refuted_part_refutes_and_a_missing_one_leaves_open():
-    parts = {name: Part(what="x", verdict=name) for name in (HOLDS, FAILS, OPEN, MISSING)}
-    assert combine([parts[HOLDS], parts[HOLDS]]) == HOLDS
-    assert combine([parts[HOLDS], parts[OPEN]]) == OPEN
-    assert combine([parts[OPEN], parts[MISSING], parts[HOLDS]]) == MISSING
-    assert combine([parts[MISSING], parts[FAILS], parts[HOLDS]]) == FAILS
-    assert combine([]) == MISSING
-
-
-def test_an_interval_that_touches_equality_separates_nothing():
-    assert judge_sign(0.1, 0.2) == HOLDS
-    assert judge_sign(-0.2, -0.1) == FAILS
-    assert judge_sign(-0.2, -0.1, above=False) == HOLDS
-    assert judge_sign(0.0, 0.1) == judge_sign(-0.1, 0.0) == judge_sign(None, None) == OPEN
 
 
 def test_every_claim_names_a_judge_that_takes_what_it_is_about():
