@@ -135,12 +135,21 @@ def find_front(speeds: "pd.Series[float]", accuracies: "pd.Series[float]") -> li
     return front
 
 
-def _name_points(axes: Axes, rows: pd.DataFrame, x: "pd.Series[float]", y: "pd.Series[float]") -> None:
-    """Names that rise from their points, so that those of neighbours run side by side."""
-    axes.margins(x=0.3)
-    for row in rows.index:
-        label = axes.annotate(rows["variant"][row], (x[row], y[row]), xytext=(3, 4), textcoords="offset points")
-        label.set(rotation=40, rotation_mode="anchor", weight="bold", in_layout=False)
+def _name_points(axes: Axes, rows: pd.DataFrame, x: "pd.Series[float]", y: "pd.Series[float]", most: int = 24) -> None:
+    """Names in a column beside the panel, the most accurate on top, each with a line to its point; of more than `most`
+    rows those of the front alone."""
+    named = list(rows.index) if len(rows) <= most else find_front(x, y)
+    rising = sorted(named, key=lambda row: (y[row], -x[row]))
+    for row, place in zip(rising, np.linspace(0.02, 0.98, len(rising)), strict=True):
+        axes.annotate(
+            shorten(str(rows["variant"][row]), 30, placeholder=" ..."),
+            (x[row], y[row]),
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize="small",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)},
+        )
 
 
 def _draw_speed(axes: Axes, table: pd.DataFrame) -> None:
