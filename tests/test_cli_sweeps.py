@@ -197,7 +197,7 @@ def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_from_there(commands, n
     storage = str(commands.folder / "shared.journal") if number == signal.SIGTERM else None
     study = [*commands.study(ONE), *(["--storage", storage] if storage else [])]
     process = commands.start(*study, fault="slow")
-    wait_for(commands.folder / "results" / "under way")
+    wait_for(commands.folder / "results" / "tiny" / "under way")
     os.kill(process.pid, number)  # type: ignore[arg-type]
     process.join(60)
     assert process.exitcode == code
@@ -212,7 +212,7 @@ def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_from_there(commands, n
 
 def test_asked_twice_it_stops_at_once(commands):
     process = commands.start(*commands.study(ONE), fault="hang")
-    wait_for(commands.folder / "results" / "under way")
+    wait_for(commands.folder / "results" / "tiny" / "under way")
     os.kill(process.pid, signal.SIGINT)  # type: ignore[arg-type]
     process.join(0.5)
     assert process.exitcode is None  # the step would be let end

@@ -41,8 +41,9 @@ def test_the_same_comes_out_whatever_attempts_a_machine_made(tmp_path, before):
 
 def test_work_that_nobody_published_stays(tmp_path):
     fill(tmp_path, [ANOTHER_SEED, TAKEN_OVER, ANOTHER_STUDY])
-    assert store.merge(PUBLISHED, tmp_path) == [*PUBLISHED, ANOTHER_SEED, ANOTHER_STUDY]
-    assert store.read_records(tmp_path) == [*PUBLISHED, ANOTHER_SEED, ANOTHER_STUDY]
+    merged = [*PUBLISHED, ANOTHER_SEED, ANOTHER_STUDY]
+    assert lines(store.merge(PUBLISHED, tmp_path)) == lines(merged)
+    assert (tmp_path / "records.jsonl").read_bytes() == lines(merged)
 
 
 STUDY = """
