@@ -52,9 +52,10 @@ def test_smoke_runs_say_so(folder):
     assert "Smoke run" in (folder / "report.html").read_text()
 
 
-def test_the_other_network_is_found_in_the_folder_beside(folder):
-    append(make_pruned_record(model="swin_t"), folder.parent / "prune_swin_t")
-    claims = tabulate_prunings([make_pruned_record()], folder)["claims"]
+@pytest.mark.parametrize("name", ["prune_{}", "real_images_prune_{}"])
+def test_the_other_network_is_found_in_the_folder_beside(tmp_path, name):
+    append(make_pruned_record(model="swin_t"), tmp_path / name.format("swin_t"))
+    claims = tabulate_prunings([make_pruned_record()], tmp_path / name.format("deit_t"))["claims"]
     assert any("Swin-T" in claim for claim in claims["claim"])
     assert not any("Swin-T" in claim for claim in tabulate_prunings([make_pruned_record()])["claims"]["claim"])
 

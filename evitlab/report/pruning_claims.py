@@ -26,8 +26,8 @@ from evitlab.store import measured, read_records
 THIRDS = ("first", "middle", "last")
 Kept = Mapping[str, float]
 """Shares of channels that are left, by what they are of."""
-BESIDE = {"deit_t": "prune_swin_t", "swin_t": "prune_deit_t"}
-"""Folder of the other network of the paper's figures."""
+OTHER = {"deit_t": "swin_t", "swin_t": "deit_t"}
+"""The other network of the paper's figures; its folder has the same name but for the network's."""
 
 
 def kept_by_kind(found: Pruning, column: str) -> dict[str, float]:
@@ -167,7 +167,7 @@ def render_prunings(records: Sequence[Record], folder: Path | None = None) -> li
 def find_others(records: Sequence[Record], folder: Path | None) -> list[Record]:
     """Prunings of the paper's other network, where they lie beside these."""
     name = find_published(records[0].config) if records else None
-    if folder is None or name not in BESIDE:
+    if folder is None or name not in OTHER or name not in folder.name:
         return []
-    beside = read_records(folder.parent / BESIDE[name])
+    beside = read_records(folder.with_name(folder.name.replace(name, OTHER[name])))
     return [each for each in beside if each.task == "prune" and each.smoke == records[0].smoke and each.status == "ok"]
