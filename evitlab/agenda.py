@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evitlab.claims import COMMANDS, Claim
+from evitlab.problems import UserError
 from evitlab.progress import EXPECTED_S
 from evitlab.records import Record
 from evitlab.store import RECORDS, measured, read_records
@@ -46,18 +47,24 @@ def list_jobs(
     """A job for each folder of results. What was wholly measured under any one set of conditions is done; of the
     rest counts what is left under the `conditions` of this machine, or where they are not given under the best.
     """
+    asked: dict[str, Any] = {"data_root": data_root, "smoke": smoke, "conditions": conditions}
     jobs = {}
     for name in folders:
-        place = results / name / "smoke" if smoke else results / name
-        records = [r for r in read_records(place) if r.smoke == smoke] if (place / RECORDS).exists() else []
-        if name in COMMANDS:
-            jobs[name] = _list_command(name, records)
-        elif (path := studies / f"{name}.yaml").exists():
-            jobs[name] = _list_study(name, path, records, data_root=data_root, smoke=smoke, conditions=conditions)
-        else:
-            obstacle = "made by hand" if "prune" in name else f"there is no {path}"
-            jobs[name] = Job(folder=name, command="", done=bool(records), obstacle=obstacle)
+        try:
+            jobs[name] = _list_job(name, results / name / "smoke" if smoke else results / name, studies, **asked)
+        except UserError as error:  # the other folders can be made all the same
+            jobs[name] = Job(folder=name, command="", obstacle=f"cannot be read: {error}")
     return jobs
+
+
+def _list_job(name: str, place: Path, studies: Path, *, smoke: bool, **asked: Any) -> Job:
+    records = [r for r in read_records(place) if r.smoke == smoke] if (place / RECORDS).exists() else []
+    if name in COMMANDS:
+        return _list_command(name, records)
+    if (path := studies / f"{name}.yaml").exists():
+        return _list_study(name, path, records, smoke=smoke, **asked)
+    obstacle = "made by hand" if "prune" in name else f"there is no {path}"
+    return Job(folder=name, command="", done=bool(records), obstacle=obstacle)
 
 
 def _list_command(name: str, records: Sequence[Record]) -> Job:

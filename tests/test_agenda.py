@@ -1,5 +1,6 @@
 """What claims still need and what fits a budget, against hand calculation and against all subsets."""
 
+import re
 from dataclasses import replace
 from itertools import combinations
 
@@ -128,6 +129,9 @@ def test_a_study_that_has_not_begun_one_without_a_file_and_one_of_other_data(mea
     assert (job.minutes, job.obstacle) == (None, "needs --data-root: it trains on tiny-imagenet")
     assert job.command.endswith("one.yaml --data-root DIR")
     assert list_one(folder, data_root="/data").obstacle == ""
+    (folder / "results" / "one" / "records.jsonl").write_text("broken\n{}\n")
+    assert re.fullmatch("cannot be read: .*line 1: must be one JSON object.*", list_one(folder).obstacle)
+    write(folder / "results", "one", [])
     (folder / "studies" / "one.yaml").unlink()
     assert list_one(folder).obstacle == f"there is no {folder}/studies/one.yaml"
 
