@@ -27,7 +27,7 @@ from evitlab.sweep.trials import Trials
 
 
 def measure(study_path: Path, storage: str, *, alone: bool) -> str:
-    """Milliseconds a variant, and those of them that this process computed: the rest waits for disk, server or cores."""
+    """Milliseconds a variant, and those that this process computed: the rest waits for disk, server or cores."""
     study = load_study(study_path)
     environment = asdict(describe_environment())
     trials = Trials(study, Storage(storage), alone=alone, environment=environment, is_missing=lambda _: False)
