@@ -19,6 +19,13 @@ def elsewhere(beat: int | None) -> dict:
     return {OWNER: {"host": "another", "pid": os.getpid(), "started": "0"}, BEAT: beat}
 
 
+def wait_for(check) -> None:
+    end = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def test_a_beat_that_stands_still_means_death_after_the_grace_by_the_observers_clock():
     now = [100.0]
     watch = Watch(clock=lambda: now[0])
@@ -57,8 +64,7 @@ def test_on_its_own_host_the_process_itself_tells_at_once():
         owner = me | {"pid": other.pid, "started": workers._started(other.pid)}
         assert not Watch().is_dead(1, {OWNER: owner})
         other.kill()
-        while workers._started(other.pid) is not None:  # dead, and not yet waited for
-            time.sleep(0.01)
+        wait_for(lambda: workers._started(other.pid) is None)  # dead, and not yet waited for
         assert Watch().is_dead(1, {OWNER: owner})
     assert Watch().is_dead(1, {OWNER: owner})
 
@@ -81,13 +87,6 @@ class Written:
             self.outages -= 1
             raise StorageInternalError
         self.beats.append((trial_id, name, value))
-
-
-def wait_for(check) -> None:
-    end = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_the_heart_beats_in_what_is_held_and_outlives_an_outage(monkeypatch):

@@ -44,12 +44,14 @@ def measure_hypervolume(rivals: Sequence[Rival]) -> float:
 
 
 def growth_table(rivals: Sequence[Rival]) -> pd.DataFrame:
-    """The hypervolume after each trained variant, in the order in which they ended."""
-    rows = [
-        {"trained": count, "variant": rivals[count - 1].variant, "hypervolume": measure_hypervolume(rivals[:count])}
-        for count in range(1, len(rivals) + 1)
-    ]
-    return pd.DataFrame(rows, columns=["trained", "variant", "hypervolume"])
+    """The hypervolume after each trained variant, in the order given, and the hours since the first had ended."""
+    rows = []
+    for count, rival in enumerate(rivals, start=1):
+        done = rivals[:count]
+        hours = (max(each.ended for each in done) - rivals[0].ended) / 3600
+        area = measure_hypervolume(done)
+        rows.append({"trained": count, "hours": hours, "variant": rival.variant, "hypervolume": area})
+    return pd.DataFrame(rows, columns=["trained", "hours", "variant", "hypervolume"])
 
 
 def replay_table(rivals: Sequence[Rival]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ stopped, and how many of those are on the final front: those stops are wrong.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from evitlab.measurements.accuracy import TrainResult
 from evitlab.records import Record
@@ -26,6 +27,8 @@ class Rival:
     """Accuracy by step, mean over its seeds."""
     top1: float
     """At the end, mean over its seeds."""
+    ended: float = 0.0
+    """When the training of its last seed ended, in seconds since 1970."""
 
 
 def find_dominator(
@@ -51,12 +54,13 @@ def list_rivals(records: Sequence[Record]) -> list[Rival]:
     for record in records:
         if record.task == "train" and record.status == "ok" and speeds.get(record.variant) is not None:
             trained.setdefault(record.variant, {})[record.seed] = record
-    rivals = [_average(name, speeds[name], [measured(r) for r in own.values()]) for name, own in trained.items()]
+    rivals = [_average(name, speeds[name], list(own.values())) for name, own in trained.items()]
     ends = {name: max(record.start for record in own.values()) for name, own in trained.items()}
     return sorted(rivals, key=lambda rival: ends[rival.variant])
 
 
-def _average(variant: str, ratio: float, results: Sequence[TrainResult]) -> Rival:
+def _average(variant: str, ratio: float, records: Sequence[Record]) -> Rival:
+    results: list[TrainResult] = [measured(record) for record in records]
     curves = [{epoch.step: epoch.top1 for epoch in result.curve} for result in results]
     shared = [step for step in curves[0] if all(step in curve for curve in curves)]
     return Rival(
@@ -64,6 +68,7 @@ def _average(variant: str, ratio: float, results: Sequence[TrainResult]) -> Riva
         ratio=ratio,
         curve={step: sum(curve[step] for curve in curves) / len(curves) for step in shared},
         top1=sum(result.top1 for result in results) / len(results),
+        ended=max(datetime.fromisoformat(record.start).timestamp() + record.seconds for record in records),
     )
 
 
