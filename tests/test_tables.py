@@ -106,7 +106,7 @@ def test_smoke_records_never_meet_the_others():
         ({"machine": "ffff0000"}, r"share their machine, but got 0a1b2c3d \(1 records\), ffff0000 \(1 records\); "),
         (
             {"device": "cuda:0", "device_name": "GPU"},
-            r"share their device, but got cpu .*for example --where 'device=cpu'",
+            r"share their device, but got cpu .*for example where=.'device': 'cpu'. .--where 'device=cpu'",
         ),
         ({"torch": "2.14.0"}, r"share their torch, but got 2\.13\.0 \(1 records\), 2\.14\.0"),
     ],

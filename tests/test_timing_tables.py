@@ -107,14 +107,18 @@ def test_tables_can_be_written_as_csv_and_json():
         ("machine", "ffff0000", r"share their machine, but got 0a1b2c3d \(1 records\), ffff0000 \(1 records\)"),
         ("device", "cuda:0", r"share their device, but got cpu .*, cuda:0"),
         ("torch", "2.14.0", r"share their torch, but got 2\.13\.0 .*, 2\.14\.0"),
-        ("threads", 1, r"share their threads, but got 2 .*, 1 .*choose one, for example --where 'threads=2', or allow"),
+        (
+            "threads",
+            1,
+            r"share their threads, but got 2 .*, 1 .*choose one, for example where=.'threads': 2. .--where 'threads=2'., or allow",
+        ),
         ("allocator", "glibc, tuned", r"share their allocator, but got glibc, default .*, glibc, tuned"),
         ("protocol", "cream", r"share their protocol, but got evitlab .*, cream"),
         ("precision", "bf16", r"share their precision, but got fp32 .*, bf16"),
         ("mode", "traced", r"share their mode, but got eager .*, traced"),
         ("memory_format", "channels_last", r"share their memory_format, but got contiguous .*, channels_last"),
         ("linear_library", "oneDNN", r"share their linear_library, but got MKL .*, oneDNN"),
-        ("batch_size", 1, r"share their batch_size, but got 16 .*, 1 .*--where 'batch_size=16', or .* --mixed"),
+        ("batch_size", 1, r"share their batch_size, but got 16 .*, 1 .*--where 'batch_size=16'., or .*--mixed"),
     ],
 )
 def test_conditions_do_not_mix_unless_asked_for(field, value, message):
