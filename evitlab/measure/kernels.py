@@ -82,7 +82,7 @@ def _count_numbers(tensor: Tensor) -> int:
 def count_kernel_macs(func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: Any) -> int:
     """Multiply-accumulates of a matrix product, a convolution or fused attention; 0 of every other operator."""
     if func._schema.name in MACS:
-        return MACS[func._schema.name](*args)
+        return MACS[func._schema.name](*args, **kwargs)
     flops = flop_registry.get(func.overloadpacket)
     return flops(*args, **kwargs, out_val=outputs) // 2 if flops is not None else 0
 
@@ -93,11 +93,17 @@ def _native_attention_macs(query: Tensor, key: Tensor, value: Tensor, width: int
     return 4 * B * N * width * width + 2 * B * N * N * width
 
 
+def _attention_macs(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> int:
+    # Scores, then mixing; torch's table has this kernel from 2.15 on.
+    return prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
 MACS: dict[str, Callable[..., int]] = {
     "aten::mv": lambda matrix, vector: matrix.numel(),
     "aten::addmv": lambda addend, matrix, vector, **scales: matrix.numel(),
     "aten::dot": lambda a, b: a.numel(),
     "aten::_native_multi_head_attention": _native_attention_macs,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention_macs,
     "mkldnn::_linear_pointwise": lambda x, weight, *rest: prod(x.shape[:-1]) * weight.numel(),
 }
 """What torch's own table lacks."""
