@@ -113,7 +113,8 @@ def test_show_and_report_need_no_study_file(ran):
     page = folder / "results/tiny/report.html"
     before = page.read_bytes()
     page.unlink()
-    assert evitlab("report", cwd=folder).stdout == "results/tiny/report.html\nresults/README.md\n"
+    pages = [f"results/{name}/report.html" for name in ("peaks", "tiny")]
+    assert evitlab("report", cwd=folder).stdout.splitlines() == [*pages, "results/index.html", "results/README.md"]
     assert (
         "[tiny](tiny), [page](tiny/report.html), [table](tiny/table.csv)" in (folder / "results/README.md").read_text()
     )

@@ -84,7 +84,7 @@ def test_targets_rows_weights_and_the_other_commands(evitlab, tmp_path):
     before = (folder / "report.html").read_text()
     (folder / "report.html").unlink()
     code, out, _ = evitlab("report", folder.name)
-    assert out.strip().endswith("report.html")
+    assert out.splitlines()[0].endswith("report.html")
     assert (folder / "report.html").read_text() == before
     assert evitlab("report")[0] == 0
     pruned = str(folder / rows[0]["weights"])
