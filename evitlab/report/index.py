@@ -20,7 +20,7 @@ from evitlab.study import load_study
 
 INDEX = "index.html"
 SHOWN = (
-    "front", "knob_curves", "accuracy_lines", "throughput_accuracy", "head_similarity", "memory_bound_lines",
+    "front", "head_similarity", "knob_curves", "accuracy_lines", "throughput_accuracy", "memory_bound_lines",
     "memory_bound", "channels", "roc", "ratios", "breakdown", "batch_curve", "training",
 )  # fmt: skip
 """Figures by what they tell of a folder; the first that lies there is the small picture."""

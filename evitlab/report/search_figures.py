@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from evitlab.report.frame import BLUE, GREY, INK, ORANGE, start_figure, style
 
@@ -25,7 +26,8 @@ def search_front(front: pd.DataFrame, growth: pd.DataFrame, *, title: str, subti
         )
         left.set_xscale("log")
         left.xaxis.set_major_formatter("{x:g}")
-        left.xaxis.set_minor_formatter("{x:g}")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.xaxis.set_minor_formatter("")
         left.set_xlabel("measured speed over the base's")
         left.set_title("top-1 % over speed", loc="left")
         left.legend()

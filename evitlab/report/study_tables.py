@@ -65,9 +65,12 @@ def describe_proxy(study: Study) -> str:
 
 
 def _show_knobs(knobs: Mapping[str, Any]) -> str:
-    """Knobs in words; those of several networks one after the other."""
+    """Knobs in words; those of several networks one after the other, equal ones once."""
     if all(isinstance(value, dict) for value in knobs.values()):
-        return "; ".join(f"{name}: {_show_knobs(own)}" for name, own in knobs.items())
+        names: dict[str, list[str]] = {}
+        for name, own in knobs.items():
+            names.setdefault(_show_knobs(own), []).append(name)
+        return "; ".join(f"{', '.join(same)}: {words}" for words, same in names.items())
     return ", ".join(f"{name} {value}" for name, value in knobs.items())
 
 
