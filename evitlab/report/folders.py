@@ -19,7 +19,7 @@ QUESTIONS = {
     "heads": "How alike are the heads of {models}?",
     "prune": "Which channels does pruning leave of {models}, and would it leave them untrained?",
 }
-"""Beginning of a folder's name, which the command gave it -> what was asked."""
+"""What a folder's name holds, which the command gave it -> what was asked."""
 PAGE, STUDY_COPY = "report.html", "study.yaml"
 """What a study leaves for people, and its copy."""
 TABLES = ("table.csv", "pruning.csv", "training.csv", "self_test.csv", "classes.csv", "batch_curve.csv", "heads.csv")
@@ -105,5 +105,5 @@ def _ask(folder: Path, models: str) -> str:
         except YamlError as error:
             return f"{STUDY_COPY}: {error}"
         return str(study.get("question", "")) if isinstance(study, dict) else ""
-    asked = next((text for name, text in QUESTIONS.items() if folder.name.startswith(f"{name}_")), "")
+    asked = next((text for name, text in QUESTIONS.items() if f"_{name}_" in f"_{folder.name}"), "")
     return asked.format(models=models)
