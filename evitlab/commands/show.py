@@ -71,7 +71,13 @@ def show(
 
         find_folders([folder], results, smoke=smoke)
         held = read_results(folder, smoke=smoke, seed=seed)
-        if held.study is None and written in ("people", "json") and not any(rows.values()) and not smoke:
+        if (
+            held.study is None
+            and held.records
+            and written in ("people", "json")
+            and not any(rows.values())
+            and not smoke
+        ):
             _show_command(folder, where=parse_where(where), mixed=mixed, as_json=as_json)
             return
         _show_rows(held, where, rows, mixed=mixed, written=written)

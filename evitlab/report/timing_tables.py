@@ -225,7 +225,7 @@ def _refuse_mixture(table: pd.DataFrame) -> None:
         field = {"infer_batch_size": "batch_size"}.get(name, name)
         raise TableError(
             f"timings of one table must share their {field}, but got {found}; choose one, for example "
-            f"{say_where(field, counts.index[0])}, or allow it with mixed=True (--mixed)"
+            f"{say_where(field, counts.index.tolist()[0])}, or allow it with mixed=True (--mixed)"
         )
 
 
