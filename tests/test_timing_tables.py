@@ -121,7 +121,7 @@ def test_tables_can_be_written_as_csv_and_json():
         (
             "batch_size",
             1,
-            r"share their batch_size, but got 16 .*, 1 .*--where 'batch_size=16'., or .*--mixed",
+            r"share their batch_size, but got 16 .*where=.'batch_size': 16. .--where 'batch_size=16'., or .*--mixed",
         ),
     ],
 )
