@@ -3,155 +3,28 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from evitlab.attempts import Group, attempt
 from evitlab.cores import take_cores, time_alone
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
+from evitlab.lab import Lab, list_work, make_record
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements.accuracy import Epoch
-from evitlab.measurements.profile import Peaks
 from evitlab.measurements.speed import Match, Throughput
-from evitlab.measurements.terms import Precision
 from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
 from evitlab.proxies import make_proxy
-from evitlab.records import Environment, Record, digest, record_key
+from evitlab.records import Record
 from evitlab.settings import as_arguments
-from evitlab.store import append, folder_name, measured
-from evitlab.study import ON_WEIGHTS, TRAINED, Study, Variant, Work
+from evitlab.side_by_side import Training, Trainings, train_side_by_side
+from evitlab.store import measured
+from evitlab.study import ON_WEIGHTS, TRAINED, Variant, Work
 from evitlab.subnetworks import match_throughput
-from evitlab.sweep.domination import list_rivals
-from evitlab.sweep.gate import BEFORE_GATE, find_outside, is_unmeasured, make_judge
-from evitlab.tasks import TASKS, Machine, Share, Weights
-
-WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
-"""Folders in a study's results, which git ignores."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lab:
-    """A study, where its results go, and what measures it; remembers what has been recorded."""
-
-    study: Study
-    folder: Path
-    environment: Environment
-    peaks: Callable[[Precision], Peaks]
-    """See `Machine`."""
-    on_progress: Callable[[Work, float], None]
-    """Called with 0 when work begins, then with its share done, with 1 when it ends."""
-    records: list[Record] = field(default_factory=list)
-    others: list[Record] = field(default_factory=list)
-    """What other workers of the study have published, for comparison alone."""
-    check: Callable[[], None] = lambda: None
-    """Called while work waits; raises where somebody has asked to stop."""
-
-    def machine_for(self, work: Work, made: Record) -> Machine:
-        """What this work runs on; `made` is the record that it will have."""
-        asked = [made.request, work.variant, work.seed, self.environment.conditions]
-        return Machine(
-            device=self.environment.device,
-            peaks=self.peaks,
-            checkpoints=self.folder / CHECKPOINTS / digest(asked),
-            weights=self.weights(made),
-            drawings=place_drawings(self.folder, work.variant, work.seed),
-            key=made.key,
-            judge=self._make_judge(work) if work.task == "train" else lambda epoch, steps: None,
-        )
-
-    def _make_judge(self, work: Work) -> Callable[[Epoch, int], str | None]:
-        """When to give a training up, by what has been trained to the end till now."""
-        if self.study.file.stop is None:
-            return make_judge(None, [], None)
-        requests = self.study.requests()
-        rivals = list_rivals([r for r in [*self.others, *self.records] if r.request in requests.values()])
-        asked = requests[work.variant, "throughput"]
-        timed = [measured(r) for r in self.records if r.request == asked and r.status == "ok"]
-        return make_judge(self.study.file.stop, rivals, timed[-1].ratio if timed else None)
-
-    def outside(self, variant: Variant) -> str | None:
-        """Why a variant lies outside the study's limits and is not trained."""
-        return find_outside(self.study, variant, self._find_own)
-
-    def is_unmeasured(self, variant: Variant) -> bool:
-        """Whether a variant is not trained yet, as it could not be held against the study's limits."""
-        return is_unmeasured(self.study, variant, self._find_own)
-
-    def _find_own(self, variant: Variant, task: str) -> Record | None:
-        return self._find(variant, Work(variant=variant.name, task=task, seed=self.study.seed))
-
-    def _makes_no_network(self, variant: Variant) -> bool:
-        """Whether its knobs were found not to fit one another."""
-        task = list_work(self.study, variant)[-1].task
-        task = "train" if self.study.tasks.train is not None else task
-        request = self.study.request(variant, task)
-        return any(r.request == request and r.status == "infeasible" and r.config == {} for r in self.records)
-
-    def is_settled(self, variant: Variant, work: Work) -> bool:
-        """Whether this work need not be done, as the variant was found infeasible or its training was stopped."""
-        if work.task in BEFORE_GATE:
-            return self._makes_no_network(variant)
-        if self.outside(variant) is not None or self._makes_no_network(variant):
-            return True
-        if self.study.file.stop is None or work.task not in TRAINED:
-            return False
-        seeds = self.study.seeds("train")
-        stopped = (self._find(variant, Work(variant=work.variant, task="train", seed=s), "stopped") for s in seeds)
-        return any(record is not None for record in stopped)
-
-    def weights(self, record: Record) -> Weights:
-        """Where a training leaves its network."""
-        folder = self.folder / WEIGHTS / folder_name(record.variant) / f"seed{record.seed}"
-        return Weights(folder=folder, key=record.key)
-
-    def find(self, variant: Variant, work: Work) -> Record | None:
-        """The measurement of this work under these conditions, if it has been made.
-
-        A training whose network is still to be judged must have left it: it is in no repository, and who lost it
-        has to train again.
-        """
-        record = self._find(variant, work)
-        if record is None or work.task != "train":
-            return record
-        waiting = [task for task in self.study.on_weights if self._find(variant, replace(work, task=task)) is None]
-        return record if not waiting or self.weights(record).are_there() else None
-
-    def _find(self, variant: Variant, work: Work, status: str = "ok") -> Record | None:
-        request = self.study.request(variant, work.task)
-        for record in reversed(self.records):
-            asked = record.variant == work.variant and record.request == request and record.seed == work.seed
-            if asked and record.status == status and record.environment.conditions == self.environment.conditions:
-                return record
-        return None
-
-    def keep(self, record: Record) -> Record:
-        """Put a record on disk, then in mind."""
-        append(record, self.folder)
-        self.records.append(record)
-        return record
-
-
-def list_work(study: Study, variant: Variant) -> list[Work]:
-    """All work on a variant, in order."""
-    return [
-        Work(variant=variant.name, task=task, seed=seed)
-        for task in study.tasks_of(variant)
-        for seed in study.seeds(task)
-    ]
-
-
-def find_missing(lab: Lab, variants: Sequence[Variant]) -> list[Work]:
-    """The work that has no measurement yet under these conditions."""
-    return [
-        work
-        for variant in variants
-        for work in list_work(lab.study, variant)
-        if lab.find(variant, work) is None and not lab.is_settled(variant, work)
-    ]
+from evitlab.sweep.gate import BEFORE_GATE
+from evitlab.tasks import TASKS, Share
 
 
 def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
@@ -167,16 +40,48 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
             _run_tasks(lab, variant, configs[variant.name], only=BEFORE_GATE)
         ready = _pass_gate(lab, ready, configs)
     _time(lab, ready, configs)
-    for variant in _pass_gate(lab, ready, configs):
-        if lab.is_unmeasured(variant):
-            continue
-        _run_tasks(lab, variant, configs[variant.name])
+    ready = [variant for variant in _pass_gate(lab, ready, configs) if not lab.is_unmeasured(variant)]
+    if lab.at_once == 1:
+        for variant in ready:
+            _run_tasks(lab, variant, configs[variant.name])
+        return
+    for variant in ready:
+        _run_tasks(lab, variant, configs[variant.name], only=[task for task in TASKS if task not in TRAINED])
+    asked = _list_trainings(lab, ready, configs)
+    with train_side_by_side(asked, at_once=lab.at_once, on_progress=lab.on_progress) as trainings:
+        for variant in ready:
+            _run_tasks(lab, variant, configs[variant.name], trainings=trainings)
 
 
-def _run_tasks(lab: Lab, variant: Variant, config: ModelConfig, *, only: Sequence[str] = tuple(TASKS)) -> None:
+def _list_trainings(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> dict[str, Training]:
+    """The trainings that are to be done, each once, by the keys of their records."""
+    asked: dict[str, Training] = {}
+    known = {record.key for record in lab.records if record.status == "ok"}
+    settings = lab.study.tasks.train
+    for variant in variants:
+        for work in list_work(lab.study, variant):
+            if work.task != "train" or lab.is_settled(variant, work) or lab.find(variant, work) is not None:
+                continue
+            assert settings is not None
+            config = make_proxy(lab.study, variant, configs[variant.name])
+            made = make_record(lab, variant, work, config, lab.study.settings("train") or {})
+            if made.key not in known | set(asked):
+                machine = lab.machine_for(work, made)
+                asked[made.key] = Training(work=work, config=config, settings=settings, machine=machine)
+    return asked
+
+
+def _run_tasks(
+    lab: Lab,
+    variant: Variant,
+    config: ModelConfig,
+    *,
+    only: Sequence[str] = tuple(TASKS),
+    trainings: Trainings | None = None,
+) -> None:
     for work in list_work(lab.study, variant):
         if work.task in TASKS and work.task in only and not lab.is_settled(variant, work):
-            _run_task(lab, variant, work, config)
+            _run_task(lab, variant, work, config, trainings)
 
 
 def _pass_gate(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConfig]) -> list[Variant]:
@@ -195,7 +100,7 @@ def record_infeasible(lab: Lab, variant: Variant, config: ModelConfig | None, re
     """Record, once, that a variant is not trained; without a config where its knobs make no network."""
     works = list_work(lab.study, variant)
     work = next((each for each in works if each.task == "train"), works[-1])
-    made = _make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
+    made = make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
     for record in lab.records:
         same = (record.key, record.variant, record.error) == (made.key, variant.name, reason)
         if same and record.status == "infeasible" and record.request == made.request:
@@ -205,22 +110,27 @@ def record_infeasible(lab: Lab, variant: Variant, config: ModelConfig | None, re
         lab.on_progress(each, 1.0)
 
 
-def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig) -> None:
+def _run_task(lab: Lab, variant: Variant, work: Work, config: ModelConfig, trainings: Trainings | None) -> None:
     if work.task in TRAINED:
         config = make_proxy(lab.study, variant, config)
-    made = _make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
+    made = make_record(lab, variant, work, config, lab.study.settings(work.task) or {})
     machine, more = lab.machine_for(work, made), {}
     if work.task in ON_WEIGHTS:
         trained = lab.find(variant, replace(work, task="train"))
         machine = replace(machine, weights=lab.weights(made if trained is None else trained))
         more["training"] = lab.study.tasks.train
     settings = getattr(lab.study.tasks, work.task)
+    spent: dict[str, Any] = {}
 
     def run() -> Any:
+        if trainings is not None and made.key in trainings:
+            trained = trainings.finish(made.key)
+            spent.update(start=trained.start, seconds=trained.seconds)
+            return trained.result
         with take_cores(work.task, partial(lab.on_progress, work), lab.check) as share:
             return TASKS[work.task](config, settings, work.seed, machine, share, **more)
 
-    record = _attempt(lab, variant, work, made, run)
+    record = _attempt(lab, variant, work, made, run, spent)
     if record.status == "ok":
         shutil.rmtree(machine.checkpoints, ignore_errors=True)
 
@@ -316,7 +226,7 @@ def _run_together(
     seconds = (time.perf_counter() - clock) / len(missing)
     for variant in missing:
         settings = lab.study.asked(variant, task)
-        made = _make_record(lab, variant, works[variant.name], configs[variant.name], settings)
+        made = make_record(lab, variant, works[variant.name], configs[variant.name], settings)
         lab.keep(replace(made, **outcomes[variant.name], start=start, seconds=seconds))
     if stop is not None:
         raise stop
@@ -331,8 +241,13 @@ def _run_alone(lab: Lab, run: Callable[[], Mapping[str, Any]]) -> Mapping[str, A
     return {name: replace(each, alone=alone) if isinstance(each, Throughput) else each for name, each in found.items()}
 
 
-def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable[[], Any]) -> Record:
-    """The record of this work: found, taken over from equal work asked for otherwise, or made now."""
+def _attempt(
+    lab: Lab, variant: Variant, work: Work, made: Record, run: Callable[[], Any], spent: Mapping[str, Any]
+) -> Record:
+    """The record of this work: found, taken over from equal work asked for otherwise, or made now.
+
+    `spent` holds start and seconds once `run` has ended, where it was done elsewhere.
+    """
     if (found := lab.find(variant, work)) is not None:
         return found
     for record in reversed(lab.records):
@@ -343,7 +258,7 @@ def _attempt(lab: Lab, variant: Variant, work: Work, made: Record, run: Callable
     lab.on_progress(work, 0.0)
     clock = time.perf_counter()
     outcome, stop = attempt(run)
-    record = lab.keep(replace(made, **outcome, seconds=time.perf_counter() - clock))
+    record = lab.keep(replace(made, **{"seconds": time.perf_counter() - clock, **outcome, **spent}))
     if stop is not None:
         raise stop
     lab.on_progress(work, 1.0)
@@ -363,34 +278,3 @@ def _hand_over(lab: Lab, record: Record, made: Record) -> bool:
     if drawings is not None:
         write_drawings(drawings, place_drawings(lab.folder, made.variant, made.seed), key=made.key)
     return drawings is not None
-
-
-def _make_record(
-    lab: Lab, variant: Variant, work: Work, config: ModelConfig | None, settings: Mapping[str, Any]
-) -> Record:
-    """The record of work that has begun, before its outcome is known."""
-    plain = {} if config is None else config.to_dict()
-    return Record(
-        key=record_key(
-            config=plain,
-            weights=None,
-            task=work.task,
-            settings=dict(settings),
-            seed=work.seed,
-            environment=lab.environment,
-            smoke=lab.study.smoke,
-        ),
-        study=lab.study.name,
-        request=lab.study.request(variant, work.task),
-        variant=variant.name,
-        knobs=dict(variant.changes),
-        config=plain,
-        task=work.task,
-        settings=dict(settings),
-        status="failed",
-        environment=lab.environment,
-        seed=work.seed,
-        start=datetime.now(UTC).isoformat(),
-        seconds=0.0,
-        smoke=lab.study.smoke,
-    )

@@ -81,8 +81,8 @@ class Machine:
     """File for what an evaluation draws."""
     key: str
     """Of the record that this work will have."""
-    judge: Callable[[Epoch, int], str | None]
-    """Why a training of so many steps is given up at an evaluation; None: it goes on."""
+    judge: Callable[[Epoch, int], str | None] | None = None
+    """Says at an evaluation why a training of so many steps is given up, or None; without it none is."""
 
 
 class GivenUpError(Exception):
@@ -123,6 +123,8 @@ def run_train(config: ModelConfig, settings: TrainSettings, seed: int, machine: 
     reasons: list[str] = []
 
     def goes_on(epoch: Epoch, steps: int) -> bool:
+        if machine.judge is None:
+            return True
         reasons.extend(filter(None, [machine.judge(epoch, steps)]))
         return not reasons
 

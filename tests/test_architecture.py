@@ -62,7 +62,7 @@ LAYERS: dict[str, list[str]] = {
         "prune.importance", "prune.plan", "prune.surgery",
     ],
     "orchestration": [
-        "proxies", "subnetworks", "judging", "comparing", "tasks", "attempts", "runner",
+        "proxies", "subnetworks", "judging", "comparing", "tasks", "lab", "attempts", "side_by_side", "runner",
         "sweep.storages", "sweep.workers", "sweep.sampling", "sweep.trials", "sweep.knob_importance", "sweep.run",
         "desk.desk", "desk.bench", "desk.trainings", "desk.likeness", "desk.pruning_weights", "desk.pruning_steps",
         "desk.pruning_speed", "desk.prunings",

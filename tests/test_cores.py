@@ -11,7 +11,7 @@ from test_runner import PEAKS, TINY
 from evitlab import cores, runner
 from evitlab.cores import take_cores, time_alone, train_beside
 from evitlab.environment import describe_environment
-from evitlab.runner import Lab
+from evitlab.lab import Lab
 from evitlab.study import load_study
 
 pytestmark = pytest.mark.skipif(cores.fcntl is None, reason="this system has no flock")

@@ -8,8 +8,9 @@ from test_runner import PEAKS
 
 from evitlab import runner
 from evitlab.environment import describe_environment
+from evitlab.lab import Lab, find_missing
 from evitlab.measurements.accuracy import Epoch
-from evitlab.runner import Lab, find_missing, run_variants
+from evitlab.runner import run_variants
 from evitlab.store import read_records
 from evitlab.study import load_study
 from evitlab.sweep.domination import Rival

@@ -14,6 +14,7 @@ from test_runner import everything, make_lab  # noqa: F401 (a fixture)
 
 from evitlab import tasks
 from evitlab.comparing import make_untrained
+from evitlab.lab import find_missing
 from evitlab.measure.heads import head_similarity
 from evitlab.models.network import build_model
 from evitlab.models.weights import load_model
@@ -23,7 +24,7 @@ from evitlab.recipes import TrainRecipe
 from evitlab.records import Record
 from evitlab.report.head_report import collect, likeness_plot, readable_splits, split_table
 from evitlab.report.study_report import write_report
-from evitlab.runner import find_missing, run_variants
+from evitlab.runner import run_variants
 from evitlab.store import measured, read_records
 from evitlab.study import load_study
 from evitlab.train.data import scale_pixels

@@ -6,11 +6,12 @@ import pytest
 
 from evitlab import runner
 from evitlab.environment import describe_environment
+from evitlab.lab import Lab, find_missing, list_work
 from evitlab.measurements.by_task import MEASUREMENTS
 from evitlab.measurements.profile import Bandwidth, Peaks
 from evitlab.models.config import config_from_dict
 from evitlab.models.zoo import make_config
-from evitlab.runner import Lab, find_missing, list_work, make_proxy, run_variants
+from evitlab.runner import make_proxy, run_variants
 from evitlab.store import measured, read_records
 from evitlab.study import Work, load_study
 

@@ -14,7 +14,7 @@ from test_runner import PEAKS, TINY
 
 from evitlab import runner
 from evitlab.environment import describe_environment
-from evitlab.runner import Lab, find_missing
+from evitlab.lab import Lab, find_missing
 from evitlab.store import read_records
 from evitlab.study import load_study
 from evitlab.sweep.identity import objectives

@@ -9,9 +9,10 @@ from test_runner import TINY, everything, make_lab  # noqa: F401 (a fixture)
 
 from evitlab import tasks
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
+from evitlab.lab import Lab, find_missing
 from evitlab.models.weights import load_model
 from evitlab.proxies import load_for
-from evitlab.runner import Lab, find_missing, run_variants
+from evitlab.runner import run_variants
 from evitlab.store import folder_name, measured
 from evitlab.study import TRAINED, Work
 from evitlab.train.evaluation import evaluate

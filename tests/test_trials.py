@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from test_runner import PEAKS
 
 from evitlab.environment import describe_environment
-from evitlab.runner import Lab
+from evitlab.lab import Lab
 from evitlab.store import read_records
 from evitlab.study import load_study
 from evitlab.sweep import workers

@@ -16,8 +16,8 @@ from evitlab.commands.training import DataRoot
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evitlab.lab import Lab
     from evitlab.report.paper_comparison import Comparison
-    from evitlab.runner import Lab
     from evitlab.study import Study
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]
@@ -35,6 +35,15 @@ def run(
         bool, typer.Option("--smoke", help="The same path in tiny sizes; the numbers mean nothing.")
     ] = False,
     storage: StorageOption = None,
+    trainings: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trainings at once on a CPU, each a process with its share of the threads. "
+            "[default: one a thread, at most 4; 1 in a search and with --storage]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: measure and train every variant, then write records, table, figures and page.
@@ -45,7 +54,14 @@ def run(
     """
     try:
         ran = run_file(
-            study, results=results, data_root=data_root, device=device, seed=seed, smoke=smoke, storage=storage
+            study,
+            results=results,
+            data_root=data_root,
+            device=device,
+            seed=seed,
+            smoke=smoke,
+            storage=storage,
+            trainings=trainings,
         )
     except KeyboardInterrupt as stop:
         said = f"interrupted; what was measured is kept. Go on with: evitlab run {study}"
@@ -81,6 +97,7 @@ def run_file(
     seed: int = 0,
     smoke: bool = False,
     storage: str | None = None,
+    trainings: int | None = None,
 ) -> Ran:
     """Do what a study file asks for and is not measured yet; write records, table, figures and page, print nothing.
 
@@ -90,7 +107,7 @@ def run_file(
 
     study = place_data(load_study(path, seed=seed, smoke=smoke), data_root)
     folder = results / study.name / "smoke" if smoke else results / study.name
-    lab, done = _measure(study, results, folder, device=device, storage=storage)
+    lab, done = _measure(study, results, folder, device=device, storage=storage, trainings=trainings)
     from evitlab.report.folders import STUDY_COPY
     from evitlab.report.index import refresh_index
     from evitlab.report.study_report import write_report
@@ -106,7 +123,9 @@ def run_file(
     return Ran(study=found, folder=folder, table=table, comparison=compared, done=done)
 
 
-def _measure(study: "Study", results: Path, folder: Path, *, device: str, storage: str | None) -> "tuple[Lab, bool]":
+def _measure(
+    study: "Study", results: Path, folder: Path, *, device: str, storage: str | None, trainings: int | None
+) -> "tuple[Lab, bool]":
     """All missing work of a study; what has measured it, and whether nothing is missing at the end."""
     from evitlab.problems import UserError
     from evitlab.store import discard_empty, prepare_folder, read_records
@@ -117,11 +136,13 @@ def _measure(study: "Study", results: Path, folder: Path, *, device: str, storag
     with notes.status("loading torch", spinner="dots"):
         from evitlab.desk.bench import find_peaks
         from evitlab.environment import describe_environment, tune_allocator
-        from evitlab.runner import Lab
+        from evitlab.lab import Lab
+        from evitlab.side_by_side import choose_at_once
         from evitlab.stopping import notice_stops
 
     tune_allocator()
     environment = describe_environment(device)
+    at_once = choose_at_once(study, environment, shared=storage is not None, asked=trainings)
     try:
         with notice_stops() as stops:
             lab = Lab(
@@ -132,6 +153,7 @@ def _measure(study: "Study", results: Path, folder: Path, *, device: str, storag
                 on_progress=lambda work, share: None,
                 records=records,
                 check=stops.check,
+                at_once=at_once,
             )
             return lab, _run_missing(lab, notes, storage=storage, check=stops.check)
     except UserError:  # such as data that are not there
@@ -140,9 +162,9 @@ def _measure(study: "Study", results: Path, folder: Path, *, device: str, storag
 
 
 def _run_missing(lab: "Lab", notes: Console, *, storage: str | None, check: Callable[[], None]) -> bool:
+    from evitlab.lab import find_missing
     from evitlab.progress import StudyProgress, show_share
     from evitlab.proxies import read_data
-    from evitlab.runner import find_missing
     from evitlab.study import TRAINED, Work
     from evitlab.sweep.run import run_study
 

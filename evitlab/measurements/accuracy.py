@@ -47,6 +47,10 @@ class TrainResult:
     peak_memory: int | None = None
     """Bytes: the most that the process held while training, or on a GPU what torch had there; None if not known."""
     processes: int = 1
+    threads: int | None = None
+    """Threads of each process on the CPU; None in records from before it was kept."""
+    at_once: int = 1
+    """Trainings that shared the CPU's cores, each with these threads: `train_seconds` are those of all together."""
 
 
 @with_config(STRICT)

@@ -15,9 +15,10 @@ from typing import Any, TextIO
 import optuna
 from sqlalchemy.engine import URL
 
+from evitlab.lab import Lab, find_missing, list_work
 from evitlab.models.knobs import KnobError
 from evitlab.records import Record
-from evitlab.runner import Lab, find_missing, list_work, record_infeasible, run_variants
+from evitlab.runner import record_infeasible, run_variants
 from evitlab.store import StoreError, measured, merge, read_records
 from evitlab.study import Study, Variant
 from evitlab.sweep.identity import name_trials, objectives

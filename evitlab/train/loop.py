@@ -171,6 +171,7 @@ def _describe(
         wait_seconds=progress.wait_seconds,
         peak_memory=peak_memory,
         processes=find_processes().count,
+        threads=torch.get_num_threads(),
         curve=tuple(progress.curve),
     )
 
