@@ -2,28 +2,30 @@
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from evitlab.records import digest
 from evitlab.sweep.search import Range, SearchSettings, draw_changes, name_parameter
 
 SAME_AGAIN = 20
 """Proposals in a row that were known before something new is drawn at random instead."""
+HEEDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+"""What samplers learn from or keep away from."""
 MANY = 100_000
 """Combinations that are still listed one by one."""
 
 Choose = Callable[[str, list[Any] | Range], Any]
 
 
-def make_sampler(search: SearchSettings, *, seed: int, asked: int) -> optuna.samplers.BaseSampler:
-    """The sampler for the proposal after so many: its seed follows from theirs, so that a killed study goes on as one
-    that was not."""
-    own = int(digest([search.seed, seed, asked])[:8], 16)
+def make_sampler(search: SearchSettings, *, seed: int, asked: int, again: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler for the proposal after so many, asked again so often: its seed follows from that alone, so that a
+    killed study goes on as one that was not."""
+    own = int(digest([search.seed, seed, asked, again])[:8], 16)
     if search.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=own, population_size=12)
     if search.sampler == "tpe":
@@ -54,27 +56,45 @@ def to_choice(value: Any) -> Any:
 
 
 def propose(
-    trials: optuna.Study, search: SearchSettings, *, seed: int, is_known: Callable[[dict[str, Any]], bool]
-) -> tuple[optuna.Trial, dict[str, Any]] | None:
-    """A running trial with a proposal that is not known yet; None once there is none left to be found.
+    told: Sequence[FrozenTrial],
+    directions: Sequence[optuna.study.StudyDirection],
+    search: SearchSettings,
+    *,
+    seed: int,
+    is_known: Callable[[dict[str, Any]], bool],
+) -> tuple[FrozenTrial, dict[str, Any]] | None:
+    """A proposal that is not known yet, as a trial and as changes; None once there is none left to be found.
 
-    No trial may be waiting. What the sampler proposes again is told as failed, without any work.
+    `told` are all trials of the study, from which the sampler learns. It works on a copy in memory: a storage would
+    take longer for a proposal than the sampler does, and would keep those that were known.
     """
-    for _ in range(SAME_AGAIN):
-        asked = len(trials.get_trials(deepcopy=False))
-        trials.sampler = make_sampler(search, seed=seed, asked=asked)
-        trial = trials.ask()
+    copy = optuna.create_study(directions=list(directions))
+    copy.add_trials(_strip(trial) for trial in told if trial.state in HEEDED)
+    for again in range(SAME_AGAIN):
+        copy.sampler = make_sampler(search, seed=seed, asked=len(told), again=again)
+        trial = copy.ask()
         changes = draw_changes(search, choose_by(trial))
         if not is_known(changes):
-            return trial, changes
-        trial.set_user_attr("outcome", "duplicate")
-        trials.tell(trial, state=TrialState.FAIL)
-    new = _draw_new(search, random.Random(asked + search.seed), is_known)
+            return copy.get_trials(deepcopy=False)[trial.number], changes
+        copy.tell(trial, state=TrialState.FAIL)
+    new = _draw_new(search, random.Random(len(told) + search.seed), is_known)
     if new is None:
         return None
-    trials.enqueue_trial(as_parameters(search, new))
-    trial = trials.ask()
-    return trial, draw_changes(search, choose_by(trial))
+    copy.enqueue_trial(as_parameters(search, new))
+    trial = copy.ask()
+    changes = draw_changes(search, choose_by(trial))
+    return copy.get_trials(deepcopy=False)[trial.number], changes
+
+
+def _strip(trial: FrozenTrial) -> FrozenTrial:
+    """A trial without its records, which no sampler reads and which are long."""
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
+        system_attrs=trial.system_attrs,
+    )
 
 
 def _draw_new(

@@ -154,7 +154,8 @@ class Trials:
             return None
         networks = {trial.user_attrs.get(NETWORK) for trial in trials}
         proposal = propose(
-            self.optuna,
+            trials,
+            self.optuna.directions,
             search,
             seed=self.study.seed,
             is_known=lambda changes: identify(self.study, self._fit(changes)) in networks,
@@ -164,20 +165,19 @@ class Trials:
         trial, drawn = proposal
         changes = self._fit(drawn)
         variant = self.study.vary(name_proposal(changes, self.study.base.network), changes)
-        for name, value in self._describe(variant).items():
-            trial.set_user_attr(name, value)
-        trial.set_user_attr(SAMPLED, True)
-        return self._mark(trial, variant)
+        trial.user_attrs.update(self._describe(variant) | {SAMPLED: True})
+        trial_id = self.storage.optuna.create_new_trial(self._study_id, template_trial=trial)
+        return self._mark(self.storage.optuna.get_trial(trial_id), variant)
 
     def _fit(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         return fit_heads(changes, str(changes.get("base", self.study.base.network)))
 
-    def _find_id(self, trial: FrozenTrial | optuna.Trial) -> int:
+    def _find_id(self, trial: FrozenTrial) -> int:
         """What the storage calls a trial. Optuna's public study only ends trials: it neither starts a chosen one nor
         writes into one that another process began, so that is asked of the storage itself."""
         return self.storage.optuna.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
-    def _mark(self, trial: FrozenTrial | optuna.Trial, variant: Variant) -> Claim:
+    def _mark(self, trial: FrozenTrial, variant: Variant) -> Claim:
         trial_id = self._find_id(trial)
         owner = describe_worker(name=self._me, environment=self._environment, since=datetime.now(UTC).isoformat())
         self.storage.optuna.set_trial_user_attr(trial_id, OWNER, owner)
