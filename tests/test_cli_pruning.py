@@ -92,8 +92,9 @@ def test_targets_rows_weights_and_the_other_commands(evitlab, tmp_path):
     assert code == 0
     code, _, _ = evitlab("bench", pruned, "--smoke")
     assert code == 0
-    code, _, _ = evitlab("prune", "--weights", pruned, "--smoke", "--target", "macs=0.9")
+    code, _, _ = evitlab("prune", "--weights", pruned, "--smoke", "--target", "macs=0.9", "--name", "further")
     assert code == 0, "what was pruned may be pruned further"
+    assert (tmp_path / "results" / "further" / "smoke" / "report.html").is_file()
 
 
 def test_several_seeds_have_an_interval(evitlab):
@@ -123,6 +124,7 @@ def test_efficientvit_says_what_could_not_be_pruned(evitlab):
         (["prune", "deit_t", "--data", "shape"], "did you mean shapes?"),
         (["prune", "deit_t", "--with", "min_q=3"], "did you mean min_qk?"),
         (["prune", "deit_t", "--set", "widht=3"], "did you mean width?"),
+        (["prune", "deit_t", "--name", "../elsewhere"], "--name must be the name of a folder"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(evitlab, tmp_path, arguments, message):

@@ -39,14 +39,18 @@ def open_desk(
     device: str,
     seed: int,
     smoke: bool,
+    called: str | None = None,
 ) -> "Iterator[Desk]":
-    """A desk in this process, set up as asked; mistakes in the folder come before torch is loaded."""
+    """A desk in this process, set up as asked; mistakes in the folder come before torch is loaded.
+
+    The folder is named after the command and the models, unless it is `called` otherwise.
+    """
     from evitlab.options import name_folder
     from evitlab.problems import UserError
     from evitlab.progress import show_share
     from evitlab.store import discard_empty, prepare_folder, read_records
 
-    folder = results / name_folder(command, names)
+    folder = results / (name_folder(command, names) if called is None else called)
     folder = folder / "smoke" if smoke else folder
     prepare_folder(folder)
     read_records(folder)

@@ -61,6 +61,10 @@ With = Annotated[
         "its fields, train_images, val_images. Of the process: threads, allocator. May repeat.",
     ),
 ]
+Called = Annotated[
+    str | None,
+    typer.Option("--name", metavar="FOLDER", help="Folder in results, such as one for each data set; [prune_MODEL]."),
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Whole prunings, with seeds from --seed on; several give an interval.")]
 
 TARGET, STEPS, FINETUNE, IMPORTANCE = "macs=0.6", 5, 1.0, "taylor"
@@ -81,6 +85,7 @@ def prune(
     knobs: Knobs = None,
     seeds: Seeds = 1,
     results: Results = Path("results"),
+    called: Called = None,
     device: Device = "cpu",
     seed: Seed = 0,
     smoke: Smoke = False,
@@ -99,19 +104,22 @@ def prune(
 
     evitlab prune swin_t --target macs=0.7 --target macs=0.5 --seeds 3
 
-    evitlab prune deit_t --weights results/train_deit_t/weights/seed0 --data tiny-imagenet --data-root DIR
+    evitlab prune deit_t --data tiny-imagenet --data-root DIR --name tiny_imagenet_prune_deit_t
 
     evitlab prune deit_t --pretrained --data imagenet --data-root DIR --target throughput=1.25 --device cuda
     """
     from evitlab.problems import UserError
 
     name = _choose_model(model, weights)
+    if called is not None and (Path(called).name != called or called.startswith(".")):
+        raise UserError(f"--name must be the name of a folder, without a path, but got {called!r}")
     named = {"steps": steps, "finetune": finetune, "importance": importance}
     named |= {"data": data or ["shapes"], "data_root": data_root, "seeds": range(seed, seed + seeds), "smoke": smoke}
     trains = weights is None and not pretrained and not Path(name).is_dir()
     process, asked = _read(options, target or [TARGET], trains=trains, **named)
     source = {"model": name, "weights": weights, "pretrained": pretrained}
-    with open_desk("prune", [name], process, results, device=device, seed=seed, smoke=smoke) as desk:
+    where = {"device": device, "seed": seed, "smoke": smoke, "called": called}
+    with open_desk("prune", [name], process, results, **where) as desk:
         outcome = _run(desk, asked, source, knobs)
         if not any(record.task == "prune" for record in outcome.records):
             raise UserError("; ".join(outcome.failures))

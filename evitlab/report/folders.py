@@ -1,7 +1,7 @@
 """The folders of results at a glance: what was asked, how many variants, what was measured; no record is checked."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,20 @@ from typing import Any
 from evitlab.store import RECORDS
 from evitlab.yamlfile import YamlError, read_yaml
 
+PAPER = "EfficientViT (Liu et al., CVPR 2023)"
 QUESTIONS = {
-    "bench": "How fast is {models}?",
-    "batch_curve": "How does the speed of {models} grow with the batch?",
-    "self_test": "Do intervals of timings hold what they promise? {models} under two names.",
-    "profile": "Where does the time of {models} go?",
-    "train": "How accurate does {models} become?",
-    "evaluate": "How does {models} do on held-out images?",
-    "heads": "How alike are the heads of {models}?",
-    "prune": "Which channels does pruning leave of {models}, and would it leave them untrained?",
+    "prune": ("Which channels does pruning leave of {}, and would it leave them untrained?", f"{PAPER}, Fig. 5"),
+    "heads": ("How alike are the heads of {}?", f"{PAPER}, Fig. 4"),
+    "evaluate": ("How well does {} name held-out images, and what does it cost?", ""),
+    "operators": ("Where does the time of a forward pass of {} go?", f"{PAPER}, Fig. 2"),
+    "self_test": ("Does timing {} against itself find no difference?", ""),
+    "batch_curve": ("How does the speed of {} grow with the batch?", ""),
+    "train": ("How accurate does {} become?", ""),
+    "throughput": ("How fast is {} here?", ""),
+    "peaks": ("How much do the machines compute and move in a second?", ""),
+    "macs": ("How large is {}?", ""),
 }
-"""What a folder's name holds, which the command gave it -> what was asked."""
+"""Task -> what its records answer of the models named, and where the question comes from. Of several, the first."""
 PAGE, STUDY_COPY = "report.html", "study.yaml"
 """What a study leaves for people, and its copy."""
 TABLES = ("table.csv", "pruning.csv", "training.csv", "self_test.csv", "classes.csv", "batch_curve.csv", "heads.csv")
@@ -79,7 +82,7 @@ def _look(folder: Path) -> Folder:
     files = [name for name in TABLES if (folder / name).is_file()]
     return Folder(
         name=folder.name,
-        question=_ask(folder, ", ".join(map(str, variants))),
+        question=_ask(folder, map(str, tasks), map(str, variants)),
         variants=len(variants),
         tasks=tuple(map(str, tasks)),
         page=PAGE if (folder / PAGE).is_file() else None,
@@ -98,12 +101,19 @@ def _skim(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _ask(folder: Path, models: str) -> str:
-    if (folder / STUDY_COPY).is_file():
-        try:
-            study = read_yaml(folder / STUDY_COPY)
-        except YamlError as error:
-            return f"{STUDY_COPY}: {error}"
-        return str(study.get("question", "")) if isinstance(study, dict) else ""
-    asked = next((text for name, text in QUESTIONS.items() if f"_{name}_" in f"_{folder.name}"), "")
-    return asked.format(models=models)
+def _ask(folder: Path, tasks: Iterable[str], variants: Iterable[str]) -> str:
+    if not (folder / STUDY_COPY).is_file():
+        return word_question(tasks, variants)[0]
+    try:
+        study = read_yaml(folder / STUDY_COPY)
+    except YamlError as error:
+        return f"{STUDY_COPY}: {error}"
+    return str(study.get("question", "")) if isinstance(study, dict) else ""
+
+
+def word_question(tasks: Iterable[str], models: Iterable[str]) -> tuple[str, str]:
+    """What a command's records of these tasks answer of some models, and where the question comes from."""
+    measured = set(tasks)
+    asked = next((task for task in QUESTIONS if task in measured), None)
+    question, source = ("What was measured of {}?", "") if asked is None else QUESTIONS[asked]
+    return question.format(", ".join(dict.fromkeys(models))), source

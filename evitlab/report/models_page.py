@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from evitlab.records import Record
+from evitlab.report.folders import word_question
 from evitlab.report.html import RULES
 from evitlab.report.markup import (
     Page,
@@ -27,19 +28,6 @@ from evitlab.report.page_data import embed_packed, list_networks
 from evitlab.report.tables import percent, significant
 from evitlab.store import measured
 
-PAPER = "EfficientViT (Liu et al., CVPR 2023)"
-QUESTIONS = {
-    "heads": ("How alike are the heads of {}?", f"{PAPER}, Fig. 4"),
-    "evaluate": ("How well does {} name held-out images, and what does it cost?", ""),
-    "operators": ("Where does the time of a forward pass of {} go?", f"{PAPER}, Fig. 2"),
-    "self_test": ("Does timing {} against itself find no difference?", ""),
-    "batch_curve": ("How does the speed of {} grow with the batch?", ""),
-    "train": ("How accurate does {} become?", ""),
-    "throughput": ("How fast is {} here?", ""),
-    "peaks": ("How much do the machines compute and move in a second?", ""),
-    "macs": ("How large is {}?", ""),
-}
-"""Task -> what its records answer of the models named, and where the question comes from. Of several, the first."""
 MEANING = {
     "throughput": (RULES["infer_samples_per_sec"], RULES["speed_ratio"]),
     "operators": (RULES["memory_bound_share"],),
@@ -70,12 +58,9 @@ MEANING = {
 
 def ask(records: Sequence[Record], folder: Path) -> Page:
     """What the records of a command answer, in the words of their page."""
-    tasks = {record.task for record in records}
-    asked = next((task for task in QUESTIONS if task in tasks), None)
-    question, source = ("What was measured of {}?", "") if asked is None else QUESTIONS[asked]
-    names = ", ".join(dict.fromkeys(record.variant for record in records))
+    question, source = word_question((record.task for record in records), (record.variant for record in records))
     verdict = read_verdict(folder)
-    return Page(study=folder.name, question=question.format(names), source=source, expect="", cost="", verdict=verdict)
+    return Page(study=folder.name, question=question, source=source, expect="", cost="", verdict=verdict)
 
 
 def render_page(records: Sequence[Record], *, shown: Sequence[Table], pictures: Sequence[Picture], folder: Path) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from evitlab.measurements.pruning import Pruning
 from evitlab.paper import PRUNED_TOP1
 from evitlab.records import Record
-from evitlab.report.folders import PAGE
+from evitlab.report.folders import PAGE, word_question
 from evitlab.report.frame import Drawn
 from evitlab.report.markup import (
     Page,
@@ -83,8 +83,7 @@ def write_page(records: Sequence[Record], pictures: Sequence[Picture], folder: P
 
 def ask(records: Sequence[Record], folder: Path) -> Page:
     """What prunings answer, in the words of their page."""
-    names = ", ".join(dict.fromkeys(record.variant for record in records))
-    question = f"Which channels does pruning leave of {names}, and would it leave them untrained?"
+    question, _ = word_question(["prune"], (record.variant for record in records))
     verdict = read_verdict(folder)
     return Page(study=folder.name, question=question, source=SOURCE, expect=EXPECT, cost="", verdict=verdict)
 
