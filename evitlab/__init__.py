@@ -42,7 +42,7 @@ def load(
     ValueError that names them; `where={"machine": "0a1b2c3d"}` chooses, `mixed=True` keeps each set of conditions in
     rows of its own. Smoke runs are left out; `smoke=True` reads them instead. `seed` is the one a study was run with.
     """
-    from evitlab.report import tidy  # late: pandas takes half a second
+    from evitlab.report.rows import tidy  # late: pandas takes half a second
 
     return tidy.load(*folders, results=results, where=where, mixed=mixed, smoke=smoke, seed=seed)
 
@@ -59,9 +59,9 @@ def pareto(
     Rows that lack one of the values are left out; ties are kept. Rows compete within one study, machine and protocol,
     as speeds of different machines do not compare; `by` names other columns to share, `by=()` none.
     """
-    from evitlab.report import row_comparison
+    from evitlab.report.rows import comparison
 
-    return row_comparison.pareto(df, up=up, down=down, by=by)
+    return comparison.pareto(df, up=up, down=down, by=by)
 
 
 def compare(df: "pd.DataFrame", to: str = "paper") -> "pd.DataFrame":
@@ -70,6 +70,6 @@ def compare(df: "pd.DataFrame", to: str = "paper") -> "pd.DataFrame":
 
     Rows are compared within one study, machine and protocol. Raises ValueError where there is nothing to compare with.
     """
-    from evitlab.report import row_comparison
+    from evitlab.report.rows import comparison
 
-    return row_comparison.compare(df, to)
+    return comparison.compare(df, to)

@@ -26,7 +26,7 @@ class Claim:
     paper: str
     """The paper's own evidence."""
     judge: str
-    """Name in `JUDGES` of `report/claim_verdicts.py`."""
+    """Name in `JUDGES` of `report/reproduction/claim_verdicts.py`."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the judge is to look at: its keyword arguments."""
     judged_by: tuple[tuple[str, ...], ...]

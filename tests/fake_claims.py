@@ -8,7 +8,7 @@ from typing import Any
 from fake_records import make_record, make_throughput, make_training
 
 from evitlab.records import Record
-from evitlab.report.evidence import Results, read_results
+from evitlab.report.reproduction.evidence import Results, read_results
 from evitlab.study import Study, load_study
 
 WORDS = "question: q\nsource: s\nexpect: e\ncost: c\n"

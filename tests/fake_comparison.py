@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fake_records import fail, make_match, make_record, make_throughput, make_training
 
-from evitlab.report.paper_comparison import compare_with_paper
+from evitlab.report.comparison.paper import compare_with_paper
 from evitlab.report.tables import select_records, study_table
 from evitlab.study import load_study
 

@@ -24,24 +24,22 @@ LAYERS: dict[str, list[str]] = {
         "checks", "study", "store", "drawings", "sweep.domination", "sweep.gate", "cores", "stopping", "sweep.identity",
     ],
     "reports": [
-        "report.columns", "report.student", "report.folders",
-        "report.tables", "report.conditions", "report.timing_tables", "report.profile_tables", "report.repeats",
-        "report.differences", "report.paper_comparison", "report.comparison_tables", "report.study_tables",
-        "report.pruning_tables", "report.pruning_claims", "report.row_cells", "report.tidy", "report.row_comparison",
-        "report.row_choice", "report.row_tables", "report.index_text",
-        "report.frame", "report.comparison_figures", "report.knob_figures",
-        "report.figures", "report.timing_figures", "report.profile_figures", "report.series_figures",
-        "report.evaluation_tables", "report.training_tables", "report.evaluation_figures", "report.attention_figures",
-        "report.training_figures", "report.evaluation_report", "report.page_data", "report.markup", "report.html",
-        "report.comparison_report",
-        "report.head_tables", "report.head_figures", "report.head_report",
-        "report.evaluations", "report.search_tables", "report.search_figures", "report.search_report",
-        "report.study_report",
-        "report.pruning_figures", "report.pruning_report", "report.models_tables",
-        "report.models_figures", "report.models_page", "report.models_report", "report.index", "report.zoo_tables",
-        "progress", "agenda",
-        "report.evidence", "report.memory_verdicts", "report.block_verdicts", "report.claim_verdicts",
-        "report.reproduction", "report.reproduction_figures", "report.reproduction_page",
+        "report.columns", "report.student", "report.folders", "report.tables", "report.conditions",
+        "report.timing_tables", "report.profile_tables", "report.repeats", "report.comparison.differences",
+        "report.comparison.paper", "report.comparison.tables", "report.study_tables", "report.pruning.tables",
+        "report.pruning.claims", "report.rows.cells", "report.rows.tidy", "report.rows.comparison",
+        "report.rows.choice", "report.rows.tables", "report.index_text", "report.frame", "report.comparison.figures",
+        "report.knob_figures", "report.figures", "report.timing_figures", "report.profile_figures",
+        "report.series_figures", "report.evaluation.tables", "report.training_tables", "report.evaluation.figures",
+        "report.evaluation.attention", "report.training_figures", "report.evaluation.report", "report.page_data",
+        "report.markup", "report.html", "report.comparison.report", "report.heads.tables", "report.heads.figures",
+        "report.heads.report", "report.evaluation.study", "report.search.tables", "report.search.figures",
+        "report.search.report", "report.study_report", "report.pruning.figures", "report.pruning.report",
+        "report.models.tables", "report.models.figures", "report.models.page", "report.models.report",
+        "report.index", "report.zoo_tables", "progress", "agenda", "report.reproduction.evidence",
+        "report.reproduction.memory_verdicts", "report.reproduction.block_verdicts",
+        "report.reproduction.claim_verdicts", "report.reproduction.verdicts", "report.reproduction.figures",
+        "report.reproduction.page",
     ],
     "networks": [
         "models.layers", "models.attention", "models.ffn", "models.network", "models.weights", "models.named",
@@ -202,10 +200,20 @@ def test_nothing_that_is_loaded_can_execute():
 
 def test_the_readme_shows_exactly_the_files_that_are_there():
     tree = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
-    shown = set(re.findall(r"^ *([\w./-]+\.(?:py|html|js))\b", tree, re.MULTILINE))
     real = {
-        path.name
+        str(path.relative_to(ROOT))
         for path in PACKAGE.rglob("*.*")
-        if path.suffix in (".py", ".html", ".js") and path.name != "__init__.py"
+        if path.suffix in (".py", ".html", ".css", ".js") and path.name != "__init__.py"
     }
-    assert shown == real
+    assert set(walk_tree(tree)) == real
+
+
+def walk_tree(tree: str) -> list[str]:
+    """Paths of the files of a tree that is written two spaces a level, folders with a slash."""
+    found, folders = [], [""]
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth + 1 :] = [folders[depth] + name]
+        if not name.endswith("/"):
+            found.append(folders[depth] + name)
+    return found

@@ -10,8 +10,8 @@ from fake_pruning import FFN, QK, V, make_groups, make_pruned_record
 from fake_records import fail
 
 from evitlab.models.zoo import make_config
-from evitlab.report.block_verdicts import judge_growth, judge_pruning, judge_splits
-from evitlab.report.evidence import Results, read_results
+from evitlab.report.reproduction.block_verdicts import judge_growth, judge_pruning, judge_splits
+from evitlab.report.reproduction.evidence import Results, read_results
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not separable at this budget", "not measured"
 

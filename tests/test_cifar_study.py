@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR100
 
 from evitlab.models.weights import load_model
 from evitlab.report import study_report
-from evitlab.report.evaluations import Evaluated
+from evitlab.report.evaluation.study import Evaluated
 from evitlab.store import measured, read_records
 from evitlab.train import sources
 from evitlab.train.data import load_data, scale_pixels

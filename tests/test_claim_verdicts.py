@@ -14,7 +14,7 @@ from scipy.stats import t as student_t
 from scipy.stats import ttest_rel
 
 from evitlab.claims import CLAIMS
-from evitlab.report.claim_verdicts import (
+from evitlab.report.reproduction.claim_verdicts import (
     JUDGES,
     judge_best,
     judge_ends,
@@ -23,8 +23,8 @@ from evitlab.report.claim_verdicts import (
     judge_row,
     judge_slower,
 )
-from evitlab.report.evidence import Results, describe_part
-from evitlab.report.memory_verdicts import judge_level, judge_memory_falls, judge_memory_place
+from evitlab.report.reproduction.evidence import Results, describe_part
+from evitlab.report.reproduction.memory_verdicts import judge_level, judge_memory_falls, judge_memory_place
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not separable at this budget", "not measured"
 MHSA = {"knob": "mhsa_ratio", "inside": (0.2, 0.4)}

@@ -8,10 +8,10 @@ import pytest
 from fake_comparison import SPEED, TOP1, compare, make_records, read_study
 from rich.console import Console
 
-from evitlab.report.comparison_figures import paper_differences
-from evitlab.report.comparison_report import write_comparison
-from evitlab.report.comparison_tables import NOT_SEPARABLE, pair_matrix, readable_comparison, render_comparison
-from evitlab.report.differences import pair_difference
+from evitlab.report.comparison.differences import pair_difference
+from evitlab.report.comparison.figures import paper_differences
+from evitlab.report.comparison.report import write_comparison
+from evitlab.report.comparison.tables import NOT_SEPARABLE, pair_matrix, readable_comparison, render_comparison
 
 
 @pytest.fixture

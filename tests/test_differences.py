@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evitlab.report.differences import (
+from evitlab.report.comparison.differences import (
     detectable_difference,
     pair_difference,
     pool_deviation,

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from evitlab.curves import FALSE_POSITIVE_RATES
-from evitlab.report.evaluation_figures import class_plot, confusion_plot, reliability_plot, roc_plot
+from evitlab.report.evaluation.figures import class_plot, confusion_plot, reliability_plot, roc_plot
 
 SIZES = [2, 10, 16, 24, 32, 100, 300]
 

@@ -12,8 +12,8 @@ from fake_records import make_training
 from matplotlib.image import imread
 
 from evitlab.measurements.accuracy import Epoch
-from evitlab.report.attention_figures import attention_plot
-from evitlab.report.evaluation_report import write_attention, write_evaluation
+from evitlab.report.evaluation.attention import attention_plot
+from evitlab.report.evaluation.report import write_attention, write_evaluation
 from evitlab.report.training_figures import training_plot
 
 

@@ -9,7 +9,7 @@ from fake_evaluation import make_evaluation
 from rich.console import Console
 
 from evitlab.curves import FALSE_POSITIVE_RATES
-from evitlab.report.evaluation_tables import (
+from evitlab.report.evaluation.tables import (
     class_table,
     confusion_table,
     evaluation_table,

@@ -12,7 +12,7 @@ from fake_evaluation import make_evaluation
 from fake_records import fail, make_record, make_training
 
 from evitlab.drawings import Drawings, place_drawings, write_drawings
-from evitlab.report.evaluations import write_evaluations
+from evitlab.report.evaluation.study import write_evaluations
 from evitlab.store import folder_name
 
 ODD = "qk_dim=4, a/b"
@@ -94,5 +94,5 @@ def test_a_study_that_judges_nothing_has_no_new_file(tmp_path, records):
 def test_drawing_a_study_needs_no_torch():
     code = "import evitlab.report.study_report, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "evitlab.report.evaluations" in done.stdout.split()
+    assert "evitlab.report.evaluation.study" in done.stdout.split()
     assert "torch" not in done.stdout.split()

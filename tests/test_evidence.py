@@ -7,8 +7,8 @@ import pytest
 from fake_claims import RATIOS, lay, read, spread, train, write
 from fake_records import ENVIRONMENT
 
-from evitlab.report.claim_verdicts import judge_best
-from evitlab.report.evidence import Part, Results, combine, judge_sign, read_results
+from evitlab.report.reproduction.claim_verdicts import judge_best
+from evitlab.report.reproduction.evidence import Part, Results, combine, judge_sign, read_results
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not separable at this budget", "not measured"
 MHSA = {"knob": "mhsa_ratio", "inside": (0.2, 0.4)}

@@ -5,7 +5,7 @@ import pytest
 from fake_heads import make_heads
 
 from evitlab.report.frame import to_png
-from evitlab.report.head_figures import drop_plot, matrix_plot, similarity_plot
+from evitlab.report.heads.figures import drop_plot, matrix_plot, similarity_plot
 
 RESULT = make_heads([0.5, None, 0.7], untrained=[0.3, None, 0.4], drop=True)
 

@@ -22,7 +22,7 @@ from evitlab.paper import HEAD_SIMILARITY
 from evitlab.proxies import load_for, make_proxy
 from evitlab.recipes import TrainRecipe
 from evitlab.records import Record
-from evitlab.report.head_report import collect, likeness_plot, readable_splits, split_table
+from evitlab.report.heads.report import collect, likeness_plot, readable_splits, split_table
 from evitlab.report.study_report import write_report
 from evitlab.runner import run_variants
 from evitlab.store import measured, read_records
@@ -200,7 +200,7 @@ def test_lines_are_means_of_seeds_with_intervals_the_paper_s_points_apart(ran):
 
 
 def test_without_heads_there_is_nothing(ran, tmp_path):
-    from evitlab.report.head_report import write_heads
+    from evitlab.report.heads.report import write_heads
 
     assert write_heads([record for record in ran.records if record.task == "train"], tmp_path / "none") == []
     assert not (tmp_path / "none").exists()

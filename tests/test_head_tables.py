@@ -11,7 +11,7 @@ from scipy import stats
 
 from evitlab.models.zoo import make_config
 from evitlab.paper import HEAD_SIMILARITY
-from evitlab.report.head_tables import (
+from evitlab.report.heads.tables import (
     block_table,
     drop_table,
     find_paper,

@@ -7,7 +7,7 @@ from fake_records import ENVIRONMENT, fail, make_macs, make_record, make_through
 
 from evitlab import store
 from evitlab.records import Record
-from evitlab.report.search_tables import split_by_machine
+from evitlab.report.search.tables import split_by_machine
 from evitlab.study import load_study
 
 OTHER = replace(ENVIRONMENT, machine="99999999", device_name="Other CPU")

@@ -17,8 +17,8 @@ from fake_records import (
 from typer.testing import CliRunner
 
 from evitlab.cli import app
-from evitlab.report.models_page import find
-from evitlab.report.models_report import write_models
+from evitlab.report.models.page import find
+from evitlab.report.models.report import write_models
 from evitlab.store import append
 
 EVIL = "<script>alert(1)</script>&"

@@ -9,8 +9,8 @@ from fake_records import make_curve, make_profile, make_record, make_self_test, 
 
 from evitlab.problems import UserError
 from evitlab.report.folders import list_names
-from evitlab.report.models_report import write_models
-from evitlab.report.models_tables import show_models
+from evitlab.report.models.report import write_models
+from evitlab.report.models.tables import show_models
 from evitlab.report.timing_tables import select_latest
 from evitlab.store import append
 

@@ -5,8 +5,8 @@ import pytest
 from fake_comparison import TEXT, TOP1, compare, make_records, read_study
 from scipy import stats
 
-from evitlab.report.differences import Difference
-from evitlab.report.paper_comparison import COLUMNS, judge, summarise
+from evitlab.report.comparison.differences import Difference
+from evitlab.report.comparison.paper import COLUMNS, judge, summarise
 from evitlab.study import load_study
 
 

@@ -5,7 +5,7 @@ from statistics import mean
 import pytest
 from fake_pruning import FFN, QK, V, make_groups, make_pruned_record, make_pruning
 
-from evitlab.report.pruning_claims import ACROSS, claim_table, kept_by_kind, kept_by_third, render_claims
+from evitlab.report.pruning.claims import ACROSS, claim_table, kept_by_kind, kept_by_third, render_claims
 
 QK_CLAIM, V_CLAIM, LAST_CLAIM = "Q and K are trimmed most", "V is kept most", (
     "the last third of the blocks is trimmed most"

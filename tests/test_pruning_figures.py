@@ -5,7 +5,7 @@ from fake_pruning import FFN, QK, make_pruned_record
 
 from evitlab.paper import PRUNED_CHANNELS
 from evitlab.report.frame import to_png
-from evitlab.report.pruning_figures import accuracy_plot, channels_plot
+from evitlab.report.pruning.figures import accuracy_plot, channels_plot
 
 
 def lines_of(axes):

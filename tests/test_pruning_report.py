@@ -8,10 +8,10 @@ import pytest
 from fake_pruning import make_pruned_record
 from fake_records import make_record, make_training
 
-from evitlab.report.models_report import write_models
-from evitlab.report.models_tables import show_models
-from evitlab.report.pruning_claims import tabulate_prunings
-from evitlab.report.pruning_report import find
+from evitlab.report.models.report import write_models
+from evitlab.report.models.tables import show_models
+from evitlab.report.pruning.claims import tabulate_prunings
+from evitlab.report.pruning.report import find
 from evitlab.report.timing_tables import select_latest
 from evitlab.store import append
 

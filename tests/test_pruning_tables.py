@@ -10,7 +10,7 @@ from rich.console import Console
 from evitlab.measurements.pruning import PrunedGroup
 from evitlab.models.zoo import make_config
 from evitlab.paper import PRUNED_CHANNELS
-from evitlab.report.pruning_tables import (
+from evitlab.report.pruning.tables import (
     channel_table,
     channel_text,
     describe_unprunable,

@@ -17,8 +17,8 @@ from fake_records import fail
 from evitlab import environment
 from evitlab.claims import CLAIMS, VERDICTS
 from evitlab.cli import main
-from evitlab.report.reproduction import COLUMNS, judge_claims
-from evitlab.report.reproduction_page import render_page
+from evitlab.report.reproduction.page import render_page
+from evitlab.report.reproduction.verdicts import COLUMNS, judge_claims
 from evitlab.store import read_records
 from evitlab.study import load_study
 

@@ -5,7 +5,7 @@ import pytest
 
 from evitlab.report.figures import find_front
 from evitlab.report.frame import to_png
-from evitlab.report.search_figures import importance_bars
+from evitlab.report.search.figures import importance_bars
 
 SHARES = {"mhsa_ratio": 0.6, "qk_dim": 0.3, "width": 0.1}
 

@@ -10,8 +10,8 @@ from fake_records import make_record, make_throughput, make_training
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 
-from evitlab.report.search_report import write_search
-from evitlab.report.search_tables import front_table, growth_table
+from evitlab.report.search.report import write_search
+from evitlab.report.search.tables import front_table, growth_table
 from evitlab.report.study_report import tabulate
 from evitlab.study import Study, load_study
 from evitlab.sweep.domination import list_rivals

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 
-from evitlab.report.search_tables import growth_table, measure_hypervolume, replay_table
+from evitlab.report.search.tables import growth_table, measure_hypervolume, replay_table
 from evitlab.sweep.domination import Rival
 
 

@@ -15,8 +15,8 @@ from evitlab.problems import UserError
 from evitlab.report.columns import COLUMNS
 from evitlab.report.folders import list_folders
 from evitlab.report.index_text import render_index_text
-from evitlab.report.row_choice import choose_rows
-from evitlab.report.row_tables import to_markdown
+from evitlab.report.rows.choice import choose_rows
+from evitlab.report.rows.tables import to_markdown
 
 ROOT = Path(__file__).parents[1]
 

@@ -77,8 +77,8 @@ def open_desk(
 
 def report(records: "list[Record]", desk: "Desk", *, as_json: bool) -> None:
     """Write tables and figures, print the tables."""
-    from evitlab.report.models_report import write_models
-    from evitlab.report.models_tables import show_models
+    from evitlab.report.models.report import write_models
+    from evitlab.report.models.tables import show_models
 
     write_models(records, desk.folder)
     show_models(records, as_json=as_json, folder=desk.folder)

@@ -118,7 +118,7 @@ def prune(
     trains = weights is None and not pretrained and not Path(name).is_dir()
     process, asked = _read(options, target or [TARGET], trains=trains, **named)
     source = {"model": name, "weights": weights, "pretrained": pretrained}
-    where = {"device": device, "seed": seed, "smoke": smoke, "called": called}
+    where: dict[str, Any] = {"device": device, "seed": seed, "smoke": smoke, "called": called}
     with open_desk("prune", [name], process, results, **where) as desk:
         outcome = _run(desk, asked, source, knobs)
         if not any(record.task == "prune" for record in outcome.records):
@@ -131,7 +131,7 @@ def prune(
 
 def prune_plainly(model: str, *, results: Path, device: str = "cpu", smoke: bool = False) -> list[str]:
     """What the command does when nothing but a model is named, without printing tables; the targets not met."""
-    from evitlab.report.models_report import write_models
+    from evitlab.report.models.report import write_models
 
     named = {"steps": STEPS, "finetune": FINETUNE, "importance": IMPORTANCE}
     named |= {"data": ["shapes"], "data_root": None, "seeds": range(1), "smoke": smoke}

@@ -57,8 +57,8 @@ def report(
 def _write_page(results: Path, name: str, where: list[str] | None, seed: int) -> None:
     """All that one folder of results leaves for people."""
     from evitlab.report.folders import STUDY_COPY
-    from evitlab.report.models_report import write_models
-    from evitlab.report.models_tables import choose_latest
+    from evitlab.report.models.report import write_models
+    from evitlab.report.models.tables import choose_latest
     from evitlab.report.study_report import write_report
     from evitlab.report.study_tables import read_study
     from evitlab.store import read_records

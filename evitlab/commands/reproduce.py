@@ -17,7 +17,7 @@ from evitlab.commands.training import DataRoot
 
 if TYPE_CHECKING:
     from evitlab.agenda import Job
-    from evitlab.report.reproduction import Reproduction
+    from evitlab.report.reproduction.verdicts import Reproduction
 
 Budget = Annotated[
     float | None,
@@ -54,8 +54,8 @@ def reproduce(
 
     evitlab reproduce --budget 600 --data-root DIR        # with the studies on Tiny-ImageNet in DIR
     """
-    from evitlab.report.reproduction import judge_claims, list_folders
-    from evitlab.report.reproduction_page import write_reproduction
+    from evitlab.report.reproduction.page import write_reproduction
+    from evitlab.report.reproduction.verdicts import judge_claims, list_folders
 
     folders = list_folders()
     failures = [] if budget is None else _run_within(budget, folders, results, studies, data_root, device, smoke)
@@ -154,7 +154,7 @@ def _minutes(minutes: float) -> str:
 def _print(
     found: "Reproduction", offers: Mapping[str, str], failures: Sequence[str], page: Path, *, as_json: bool
 ) -> None:
-    from evitlab.report.reproduction import as_plain, render_claims
+    from evitlab.report.reproduction.verdicts import as_plain, render_claims
 
     for failure in failures:
         _say(f"error: {failure}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evitlab.lab import Lab
-    from evitlab.report.paper_comparison import Comparison
+    from evitlab.report.comparison.paper import Comparison
     from evitlab.study import Study
 
 Results = Annotated[Path, typer.Option(help="Folder that holds a folder of results for each study.")]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evitlab.records import Record
-    from evitlab.report.paper_comparison import Comparison
-    from evitlab.report.tidy import Results
+    from evitlab.report.comparison.paper import Comparison
+    from evitlab.report.rows.tidy import Results
     from evitlab.study import Study
 
 
@@ -67,7 +67,7 @@ def show(
     written: Format = "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "people"
     rows = {"filters": filters or [], "sort": sort or [], "names": columns.split(",") if columns else None}
     with _no_garbage_collection():
-        from evitlab.report.tidy import find_folders, read_results
+        from evitlab.report.rows.tidy import find_folders, read_results
 
         find_folders([folder], results, smoke=smoke)
         held = read_results(folder, smoke=smoke, seed=seed)
@@ -96,8 +96,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _show_rows(held: "Results", where: list[str] | None, rows: dict[str, Any], *, mixed: bool, written: Format) -> None:
-    from evitlab.report.row_choice import choose_columns, choose_rows
-    from evitlab.report.tidy import tabulate
+    from evitlab.report.rows.choice import choose_columns, choose_rows
+    from evitlab.report.rows.tidy import tabulate
 
     chosen = parse_where(where) if mixed or held.study is None else choose_conditions(held.records, where)
     table = choose_rows(tabulate([held], where=chosen, mixed=mixed), rows["filters"], rows["sort"])
@@ -113,7 +113,7 @@ def _show_rows(held: "Results", where: list[str] | None, rows: dict[str, Any], *
 
 
 def _write(table: "pd.DataFrame", written: Format, *, named: bool) -> str:
-    from evitlab.report.row_tables import as_text, choose_shown, to_markdown
+    from evitlab.report.rows.tables import as_text, choose_shown, to_markdown
     from evitlab.report.tables import to_csv
 
     if written == "csv":
@@ -124,7 +124,7 @@ def _write(table: "pd.DataFrame", written: Format, *, named: bool) -> str:
 
 
 def _print_rows(table: "pd.DataFrame", *, title: str, named: bool) -> None:
-    from evitlab.report.row_tables import as_text, choose_shown, render_rows
+    from evitlab.report.rows.tables import as_text, choose_shown, render_rows
 
     Console().print(render_rows(as_text(table, list(table) if named else choose_shown(table)), title=title))
 
@@ -158,7 +158,7 @@ def _list(results: Path, *, as_json: bool) -> None:
 
 
 def _show_command(folder: Path, *, where: dict[str, Any], mixed: bool, as_json: bool) -> None:
-    from evitlab.report.models_tables import show_models
+    from evitlab.report.models.tables import show_models
     from evitlab.store import read_records
 
     show_models(read_records(folder), where=where, mixed=mixed, as_json=as_json, folder=folder)
@@ -166,9 +166,9 @@ def _show_command(folder: Path, *, where: dict[str, Any], mixed: bool, as_json: 
 
 def _compare(held: "Results", table: "pd.DataFrame", where: dict[str, Any]) -> "Comparison | None":
     """The paper's differences beside those of the rows shown."""
-    from evitlab.report.paper_comparison import compare_with_paper
+    from evitlab.report.comparison.paper import compare_with_paper
+    from evitlab.report.rows.tidy import narrow
     from evitlab.report.tables import select_records
-    from evitlab.report.tidy import narrow
 
     assert held.study is not None
     records = narrow(held, where).records
@@ -211,8 +211,8 @@ def print_study(
 ) -> None:
     """The study's table, and below it the paper's differences beside ours where there are any; `brief` leaves out
     what takes a second to compute, and what is `mixed` has its conditions in columns."""
-    from evitlab.report.comparison_tables import render_comparison
-    from evitlab.report.row_tables import find_differing
+    from evitlab.report.comparison.tables import render_comparison
+    from evitlab.report.rows.tables import find_differing
     from evitlab.report.study_tables import describe_proxy
     from evitlab.report.tables import render_terminal
 

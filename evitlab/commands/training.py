@@ -177,7 +177,7 @@ def _join_processes(desk: "Desk") -> Iterator[bool]:
 
 def _draw(judged: "Judged", desk: "Desk") -> None:
     """Tables and figures of an evaluation, and attention over the images."""
-    from evitlab.report.evaluation_report import write_attention, write_evaluation
+    from evitlab.report.evaluation.report import write_attention, write_evaluation
 
     write_evaluation(judged.evaluation, judged.curves, desk.folder, model=judged.label)
     write_attention(judged.images, judged.maps, desk.folder, titles=judged.titles)

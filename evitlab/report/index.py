@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 from evitlab.problems import UserError
 from evitlab.records import Record
-from evitlab.report import models_page, pruning_report
 from evitlab.report.folders import PAGE, STUDY_COPY, list_recorded
 from evitlab.report.markup import NO_VERDICT, Page, read_part, read_verdict
+from evitlab.report.models import page as models_page
+from evitlab.report.pruning import report as pruning_report
 from evitlab.report.study_tables import TABLE
 from evitlab.store import RECORDS, read_records, write_atomically
 from evitlab.study import load_study

@@ -35,8 +35,8 @@ def write_index_text(results: Path) -> Path:
 
 def render_index_text(results: Path) -> str:
     """The file's text: folders with question and links, then the dictionary of columns."""
-    from evitlab.report.paper_comparison import COLUMNS as PAPER_COLUMNS  # late: pandas, which listing does not need
-    from evitlab.report.row_comparison import DIFFERENCES
+    from evitlab.report.comparison.paper import COLUMNS as PAPER_COLUMNS  # late: pandas, which listing does not need
+    from evitlab.report.rows.comparison import DIFFERENCES
 
     parts = [
         INTRODUCTION,

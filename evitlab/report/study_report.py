@@ -8,19 +8,19 @@ import pandas as pd
 
 from evitlab.checks import BASE, show_base
 from evitlab.records import Record
-from evitlab.report.comparison_report import write_comparison
-from evitlab.report.evaluations import write_evaluations
+from evitlab.report.comparison.paper import Comparison, compare_with_paper
+from evitlab.report.comparison.report import write_comparison
+from evitlab.report.evaluation.study import write_evaluations
 from evitlab.report.figures import throughput_accuracy
 from evitlab.report.folders import PAGE
 from evitlab.report.frame import Drawn
-from evitlab.report.head_report import write_heads
+from evitlab.report.heads.report import write_heads
 from evitlab.report.html import render_page
 from evitlab.report.knob_figures import find_knob, knob_curves
 from evitlab.report.markup import Page, Section, read_verdict, write_pictures
-from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.profile_figures import mhsa_ffn_bars, runtime_breakdown
-from evitlab.report.search_report import write_search
-from evitlab.report.search_tables import split_by_machine
+from evitlab.report.search.report import write_search
+from evitlab.report.search.tables import split_by_machine
 from evitlab.report.series_figures import KNOB as RATIO
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 from evitlab.report.study_tables import TABLE, describe_proxy, of_seeds, tabulate

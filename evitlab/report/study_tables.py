@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from evitlab.records import Record
+from evitlab.report.comparison.paper import Comparison, compare_with_paper
 from evitlab.report.folders import STUDY_COPY
-from evitlab.report.paper_comparison import Comparison, compare_with_paper
 from evitlab.report.tables import select_records, study_table
 from evitlab.study import Study, load_study
 

@@ -1,0 +1,1 @@
+"""The paper's differences beside ours, with intervals over seeds."""

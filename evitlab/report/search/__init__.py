@@ -1,0 +1,1 @@
+"""What a search leaves: front, hypervolume, early stopping, importance."""
