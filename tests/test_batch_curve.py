@@ -188,6 +188,7 @@ print(curve.points[-1].batch_size, curve.ended_by, curve.end_reason)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(platform.system() != "Linux", reason="needs a limit on a process's memory")
 def test_a_real_allocator_that_fails_ends_the_curve():
     # One image's result is 64 x 256 x 256 x 4 bytes = 16 MiB, so between 8 and 16 of them fit into 300 MiB.

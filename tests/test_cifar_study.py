@@ -94,6 +94,7 @@ def check_scores(probabilities: np.ndarray, labels: np.ndarray, found) -> None:
     assert [found.classes[number].f1 or 0 for number in present] == pytest.approx(list(f1))
 
 
+@pytest.mark.slow
 def test_the_study_runs_to_the_end_and_agrees_with_scikit_learn(first_run, cifar):
     folder, done = first_run
     results = results_of(folder)
@@ -109,6 +110,7 @@ def test_the_study_runs_to_the_end_and_agrees_with_scikit_learn(first_run, cifar
     assert "EfficientViT-M0: evaluate, seed 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_page_shows_roc_and_confusion_and_links_the_rest(first_run):
     results = results_of(first_run[0])
     page = (results / "report.html").read_text()
@@ -126,6 +128,7 @@ def test_the_page_shows_roc_and_confusion_and_links_the_rest(first_run):
     assert all(path.exists() for path in linked)
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing(first_run, monkeypatch):
     """Nor does it ask for the data, as no images are needed: those of the first run are in no place it knows."""
     folder, _ = first_run

@@ -68,6 +68,7 @@ def wait_until(done, *, workers, seconds: float = 600) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_killed_workers_and_a_restarted_database_lose_nothing_and_double_nothing(tmp_path):
     study = tmp_path / "grid.yaml"
     study.write_text(GRID)

@@ -204,6 +204,7 @@ def check_macs(model, *, batch_size, image_size, **execution):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("name", ZOO)
 def test_fits_every_network(name, batch_size):

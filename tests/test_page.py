@@ -213,6 +213,7 @@ def test_names_from_a_study_stay_text(open_page):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_thousands_of_variants_can_be_opened_and_sorted(open_page):
     records = []
     for number in range(MANY):

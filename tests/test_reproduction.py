@@ -91,6 +91,7 @@ class Parser(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_committed_results_are_judged_claim_by_claim(evitlab, committed, monkeypatch):
     monkeypatch.chdir(committed)
     code, out, _ = evitlab("reproduce", "--json")

@@ -67,6 +67,7 @@ def test_refuses_no_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_network_is_as_fast_as_itself():
     tune_allocator()
     model = build_model(make_tiny("efficientvit_m0"))

@@ -101,6 +101,7 @@ def test_a_training_whose_process_is_ended_again_fails_alone(make_pair):
     assert lab.records[0].error == "RuntimeError: the system ended its process, such as for want of memory"
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_and_goes_on_from_there(make_pair):
     def stop(work: Work, share: float) -> None:
         if share > 0.3:
