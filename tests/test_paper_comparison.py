@@ -1,12 +1,13 @@
 """The paper's differences beside ours: row by row and in sentences."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_comparison import TEXT, TOP1, compare, make_records, read_study
 from scipy import stats
 
 from evitlab.report.comparison.differences import Difference
-from evitlab.report.comparison.paper import COLUMNS, judge, summarise
+from evitlab.report.comparison.paper import COLUMNS, judge, speed_cells, summarise
 from evitlab.study import load_study
 
 
@@ -53,6 +54,16 @@ def test_speeds_are_over_the_same_row(comparison):
     low, high = table["speed_ratio_low"]["worse"], table["speed_ratio_high"]["worse"]
     assert 1.015 / 1.01 - 0.03 < low < 0.995 / 1.01  # wider than its own -0.02 alone
     assert 1.045 / 1.01 < high < 1.015 / 1.01 + 0.045
+
+
+def test_a_ratio_of_lopsided_speeds_is_low_where_its_denominator_is_high():
+    """One that may be much faster than measured over one that may be much slower: the quotient reaches far up only."""
+    rows = {"variant": ["a", "b"], "speed_reference": ["r", "r"], "speed_ratio": [2.0, 1.0]}
+    ends = {"speed_ratio_low": [2.0, 0.9], "speed_ratio_high": [2.2, 1.0]}
+    cells = speed_cells(pd.DataFrame(rows | ends).set_index("variant"), "a", "b")
+    assert cells["speed_ratio"] == 2
+    assert cells["speed_ratio_low"] == pytest.approx(2)
+    assert cells["speed_ratio_high"] == pytest.approx(2 * np.exp(np.hypot(np.log(1.1), np.log(1 / 0.9))))
 
 
 def test_a_row_that_missed_its_speed_says_so(comparison):

@@ -227,10 +227,13 @@ def speed_cells(table: pd.DataFrame, name: str, other: str) -> dict[str, float]:
         return {}
     ratio = float(table["speed_ratio"][name] / table["speed_ratio"][other])
     ends = table[["speed_ratio_low", "speed_ratio_high"]].fillna(1.0)
-    low, high = (
-        hypot(*(log(ends[f"speed_ratio_{end}"][row] / table["speed_ratio"][row]) for row in (name, other)))
+    ways = {
+        (end, row): log(ends[f"speed_ratio_{end}"][row] / table["speed_ratio"][row])
         for end in ("low", "high")
-    )
+        for row in (name, other)
+    }
+    low = hypot(ways["low", name], ways["high", other])  # a quotient is least where what divides it is largest
+    high = hypot(ways["high", name], ways["low", other])
     return {"speed_ratio": ratio, "speed_ratio_low": ratio * exp(-low), "speed_ratio_high": ratio * exp(high)}
 
 
