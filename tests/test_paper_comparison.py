@@ -51,9 +51,9 @@ def test_speeds_are_over_the_same_row(comparison):
     assert table["paper_speed_ratio"]["worse"] == pytest.approx(16411 / 15914)
     assert table["speed_ratio"]["worse"] == pytest.approx(1.015 / 1.01)
     assert pd.isna(table["paper_speed_ratio"]["better"])
-    low, high = table["speed_ratio_low"]["worse"], table["speed_ratio_high"]["worse"]
-    assert 1.015 / 1.01 - 0.03 < low < 0.995 / 1.01  # wider than its own -0.02 alone
-    assert 1.045 / 1.01 < high < 1.015 / 1.01 + 0.045
+    low, high = table["speed_ratio_low"]["worse"], table["speed_ratio_high"]["worse"]  # of 0.995..1.045, 0.99..1.04
+    assert low == pytest.approx(1.015 / 1.01 * np.exp(-np.hypot(np.log(1.015 / 0.995), np.log(1.04 / 1.01))))
+    assert high == pytest.approx(1.015 / 1.01 * np.exp(np.hypot(np.log(1.045 / 1.015), np.log(1.01 / 0.99))))
 
 
 def test_a_ratio_of_lopsided_speeds_is_low_where_its_denominator_is_high():
