@@ -50,11 +50,13 @@ def load(
 def pareto(
     df: "pd.DataFrame",
     *,
-    up: "str | Sequence[str]" = ("infer_samples_per_sec", "top1"),
+    up: "str | Sequence[str] | None" = None,
     down: "str | Sequence[str]" = (),
     by: "Iterable[str] | None" = None,
 ) -> "pd.DataFrame":
     """The rows of `load` that no other beats: as good in every column of `up` and `down`, and better in one.
+
+    By default speed and `top1` are up: speed as `speed_ratio` among rows over one reference, else images/s.
 
     Rows that lack one of the values are left out; ties are kept. Rows compete within one study, machine and protocol,
     as speeds of different machines do not compare; `by` names other columns to share, `by=()` none.

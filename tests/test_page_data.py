@@ -39,7 +39,7 @@ def test_points_are_the_tables_numbers_in_the_units_of_their_labels():
 
 def test_it_begins_with_speed_and_accuracy_or_with_what_there_is():
     points = list_points(table_of(STUDY))
-    assert [points["axes"][points[name]]["label"] for name in "xy"] == ["images/s", "top-1 %"]
+    assert [points["axes"][points[name]]["label"] for name in "xy"] == ["speed over the reference", "top-1 %"]
     counted = list_points(table_of([record for record in STUDY if record.task == "macs"]))
     assert counted["axes"][counted["x"]]["label"] == "MACs (M)"
     assert counted["x"] != counted["y"]

@@ -31,6 +31,15 @@ def test_ties_are_kept_and_rows_without_a_value_left_out():
     assert list(evitlab.pareto(rows)["variant"]) == ["v0", "v1"]
 
 
+def test_speeds_compare_by_what_was_timed_in_turn():
+    """v0 and v1 were timed apart: the machine was slower when v1 had its turn, and so was the reference."""
+    rows = make_rows([(100.0, 0.5), (60.0, 0.4)], speed_ratio=[1.0, 1.2], speed_reference="base")
+    assert list(evitlab.pareto(rows)["variant"]) == ["v0", "v1"]
+    assert list(evitlab.pareto(rows, by=["study"])["variant"]) == ["v0"]
+    assert list(evitlab.pareto(rows.assign(speed_reference=["base", "other"]))["variant"]) == ["v0"]
+    assert list(evitlab.pareto(rows, up=["infer_samples_per_sec", "top1"])["variant"]) == ["v0"]
+
+
 def test_other_columns_and_directions():
     rows = make_rows([(1.0, 0.5), (2.0, 0.5), (3.0, 0.4)], macs=pd.array([10, 20, 5], dtype="Int64"))
     assert list(evitlab.pareto(rows, up="top1", down="macs")["variant"]) == ["v0", "v2"]

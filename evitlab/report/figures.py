@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evitlab.report.frame import BLUE, GREY, INK, ORANGE, RED, start_figure, style
+from evitlab.report.tables import speed_column
 
 
 def throughput_accuracy(
@@ -101,8 +102,9 @@ def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
 
 def _draw_tradeoff(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[table["top1"].notna() & table["infer_samples_per_sec"].notna()]
-    x, y = rows["infer_samples_per_sec"], 100 * rows["top1"]
-    low, high = rows["infer_samples_per_sec_low"], rows["infer_samples_per_sec_high"]
+    speed = speed_column(table)
+    x, y = rows[speed], 100 * rows["top1"]
+    low, high = rows[f"{speed}_low"].fillna(x), rows[f"{speed}_high"].fillna(x)  # a reference is 1 of itself
     axes.hlines(y, low, high, color=BLUE, linewidth=1.8, alpha=0.4)
     axes.vlines(x, 100 * rows["top1_low"], 100 * rows["top1_high"], color=BLUE, linewidth=1.8, alpha=0.4)
     axes.plot(x, y, "o", color=BLUE, markeredgecolor="white")
@@ -118,7 +120,8 @@ def _draw_tradeoff(axes: Axes, table: pd.DataFrame) -> None:
             f"{rows[knob][row]:g}", (x[row], y[row]), xytext=(5 * side, 4), textcoords="offset points"
         )
         label.set(ha="right" if side < 0 else "left", weight="bold", in_layout=False)
-    axes.set_xlabel("measured throughput, images/s")
+    over = f"measured throughput over that of {rows['speed_reference'].iloc[0]}, timed in turn"
+    axes.set_xlabel(over if speed == "speed_ratio" else "measured throughput, images/s")
     by = f", by {knob.removeprefix('knob_')}" if knob else ""
     axes.set_title(f"{_accuracy_name(table)} %, over throughput{by}; dotted: front", loc="left")
 

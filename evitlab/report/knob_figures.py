@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from evitlab.report.frame import BLUE, GREY, INK, ORANGE, start_figure, style
+from evitlab.report.tables import speed_column
 
 ACCURACY = {"color": BLUE, "marker": "o", "linestyle": "-"}
 SPEED = {"color": ORANGE, "marker": "s", "linestyle": "--"}
@@ -60,7 +61,8 @@ def knob_curves(table: pd.DataFrame, paper_speeds: dict[str, float], *, title: s
         grid = figure.subplots(2 if cited else 1, len(lines), squeeze=False, sharex=True)
         for column, (label, rows) in enumerate(lines.items()):
             what = f"measured here{f', {label}' if len(lines) > 1 else ''}; 95% intervals, ticks: seeds"
-            _draw_panel(grid[0, column], rows, knob, {name: name for name in THEIRS}, title=what, kind=_kind(table))
+            own = {"top1": "top1", "infer_samples_per_sec": speed_column(rows)}
+            _draw_panel(grid[0, column], rows, knob, own, title=what, kind=_kind(table))
             if label in cited:
                 what = f"in the paper{f', {label}' if len(lines) > 1 else ''}: ImageNet, its GPU"
                 _draw_panel(grid[1, column], rows, knob, THEIRS, title=what, kind="top-1")
@@ -88,7 +90,8 @@ def _draw_panel(
     if timed:
         right = axes.twinx() if accurate else axes
         _draw_line(right, rows, knob, columns["infer_samples_per_sec"], scale=1, look=SPEED, own=own)
-        right.set_ylabel("images/s")
+        ratio = columns["infer_samples_per_sec"] == "speed_ratio"
+        right.set_ylabel(f"throughput over that of {rows['speed_reference'].dropna().iloc[0]}" if ratio else "images/s")
         if accurate:
             right.grid(visible=False)
             right.spines["right"].set_visible(True)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from evitlab.records import Record
+from evitlab.report.tables import speed_column
 
 AXES = {
     "infer_samples_per_sec": ("images/s", 1),
@@ -45,7 +46,7 @@ def list_points(table: pd.DataFrame) -> dict[str, Any]:
     axes |= {name: _axis(table, name, name.removeprefix("knob_"), 1) for name in knobs if _is_number(table[name])}
     axes = {column: axis for column, axis in axes.items() if any(value is not None for value in axis["values"])}
     order = list(axes)
-    across = next((name for name in ACROSS if name in axes), order[0] if order else "")
+    across = next((name for name in (speed_column(table), *ACROSS) if name in axes), order[0] if order else "")
     up = next((name for name in UP if name in axes and name != across), order[-1] if order else "")
     return {
         "names": [str(name) for name in table["variant"]],

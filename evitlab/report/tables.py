@@ -190,6 +190,19 @@ def _is_reached(match: Any, ratio: float | None) -> bool:
     return bool(match.reached if ratio is None else abs(ratio / match.speedup - 1) <= match.tolerance)
 
 
+def speed_column(table: pd.DataFrame) -> str:
+    """The column in which rows compare in speed: the ratio where all are over one reference, else images/s.
+
+    Rows of one study may be timed an hour apart, and a machine is not as fast all the time; what a ratio is of was
+    timed in turn.
+    """
+    timed = table["infer_samples_per_sec"].notna()
+    if not {"speed_reference", "speed_ratio"} <= set(table) or not timed.any():
+        return "infer_samples_per_sec"
+    one = table["speed_reference"][timed].nunique(dropna=False) == 1 and table["speed_ratio"][timed].notna().all()
+    return "speed_ratio" if one else "infer_samples_per_sec"
+
+
 def _throughput_cells(timing: Any) -> dict[str, Any]:
     return {
         "infer_img_size": _size(timing.image_size),

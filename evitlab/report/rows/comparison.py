@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evitlab.problems import suggest
 from evitlab.report.columns import DTYPES
 from evitlab.report.comparison.differences import Values, pair_difference
 from evitlab.report.comparison.paper import compare_rows, speed_cells
-from evitlab.report.tables import TableError
+from evitlab.report.tables import TableError, speed_column
 
 COMPARABLE = (
     "study", "machine", "device", "torch", "threads", "allocator", "protocol", "infer_batch_size", "precision",
@@ -44,17 +45,18 @@ DIFFERENCES = {
 def pareto(
     df: pd.DataFrame,
     *,
-    up: str | Sequence[str] = ("infer_samples_per_sec", "top1"),
+    up: str | Sequence[str] | None = None,
     down: str | Sequence[str] = (),
     by: Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """The rows on the front: no other row is as good in every column of `up` and `down` and better in one.
 
-    More is better in `up`, less in `down`. Rows that lack a value are left out; rows that are equal in all columns are
-    all kept. Rows are compared within what they share in the columns `by`: by default study, machine and protocol
-    (`COMPARABLE`), as speeds of different machines do not compare. `by=()` compares all.
+    More is better in `up`, by default speed and `top1`, less in `down`. Speed is `speed_ratio` among rows that are all
+    over one reference, unless `by` is set, else `infer_samples_per_sec`. Rows that lack a value are left out; rows that
+    are equal in all columns are all kept. Rows are compared within what they share in the columns `by`: by default
+    study, machine and protocol (`COMPARABLE`), as speeds of different machines do not compare. `by=()` compares all.
     """
-    ups, downs = _as_list(up), _as_list(down)
+    ups, downs = ["infer_samples_per_sec", "top1"] if up is None else _as_list(up), _as_list(down)
     shared = [name for name in COMPARABLE if name in df] if by is None else list(by)
     _check_columns(df, [*ups, *downs, *shared])
     if not ups and not downs:
@@ -62,17 +64,28 @@ def pareto(
     for name in (*ups, *downs):
         if not pd.api.types.is_numeric_dtype(df[name]) and df[name].notna().any():
             raise TableError(f"pareto orders numbers, but the column {name!r} holds text or lists")
-    values = np.column_stack(
-        [*(df[name].astype("float64") for name in ups), *(-df[n].astype("float64") for n in downs)]
-    )
+    groups = _group_places(df, shared)
+    columns = [df[name].astype("float64").to_numpy() for name in ups]
+    if up is None and by is None:  # elsewhere a reference of the same name may be another network
+        columns[0] = _find_speeds(df, groups)
+    values = np.column_stack([*columns, *(-df[name].astype("float64") for name in downs)])
     kept = np.zeros(len(df), dtype=bool)
-    for places in _group_places(df, shared):
+    for places in groups:
         whole = [place for place in places if not np.isnan(values[place]).any()]
         for place in whole:
             rivals = values[whole]
             better = (rivals >= values[place]).all(axis=1) & (rivals > values[place]).any(axis=1)
             kept[place] = not better.any()
     return df[kept]
+
+
+def _find_speeds(df: pd.DataFrame, groups: Iterable[Sequence[int]]) -> NDArray[np.float64]:
+    """Speeds in which the rows of each group compare."""
+    speeds = np.full(len(df), np.nan)
+    for places in groups:
+        group = df.iloc[list(places)]
+        speeds[list(places)] = group[speed_column(group)].astype("float64")
+    return speeds
 
 
 def compare(df: pd.DataFrame, to: str = "paper") -> pd.DataFrame:
