@@ -49,7 +49,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
         look = {"marker": line.marker, "markeredgecolor": edge, **LOOKS[line.kind]}
         axes.plot(line.numbers, values, color=line.color, label=line.label, **look)
         ends = [
-            (x, 100 * low, 100 * high)
+            (x, 100 * max(-1.0, low), 100 * min(1.0, high))  # a cosine is no larger
             for x, low, high in zip(line.numbers, line.lows, line.highs, strict=False)
             if low is not None and high is not None
         ]
