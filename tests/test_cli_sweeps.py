@@ -143,7 +143,8 @@ class Commands:
 
     def study(self, text: str) -> list[str]:
         (self.folder / "tiny.yaml").write_text(text)
-        return ["run", str(self.folder / "tiny.yaml"), "--results", str(self.folder / "results")]
+        where = ["--results", str(self.folder / "results"), "--trainings", "1"]  # faults are put into this process
+        return ["run", str(self.folder / "tiny.yaml"), *where]
 
     def outcomes(self) -> list[tuple[str, str, str, str]]:
         records = read_records(self.folder / "results" / "tiny")

@@ -33,7 +33,7 @@ def test_tables_and_figures_are_written(tmp_path):
 
 
 def test_the_report_needs_no_torch():
-    modules = "evaluation_report", "training_figures"
+    modules = "evaluation.report", "training_figures"
     code = "\n".join(f"import evitlab.report.{module}" for module in modules) + "\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "evitlab.curves" in done.stdout.split()

@@ -33,7 +33,11 @@ def make_pair(make_lab):  # noqa: F811
     """A lab that trains two at once, each on one of two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield lambda progress=lambda work, share: None: replace(make_lab(STUDY, progress), at_once=2, peaks=known_peaks)
+
+    def make(progress=lambda work, share: None, *, text: str = STUDY) -> Lab:
+        return replace(make_lab(text, progress), at_once=2, peaks=known_peaks)
+
+    yield make
     torch.set_num_threads(before)
     assert multiprocessing.active_children() == []
 
@@ -72,6 +76,20 @@ def test_side_by_side_they_come_to_the_same(make_pair):
     before = list(lab.records)
     run_variants(lab, lab.study.variants())
     assert lab.records == before
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_is_recorded_as_it_would_be_alone(make_pair):
+    def run_to_nan(lab: Lab) -> list[tuple[str, int, str, str | None]]:
+        run_variants(lab, lab.study.variants())
+        return [(r.variant, r.seed, r.status, r.error) for r in lab.records]
+
+    text = STUDY.replace("evaluations: 1", "evaluations: 1, learning_rate: 1.0e+30, warmup: 0")
+    found = run_to_nan(make_pair(text=text))
+    assert {status for _, _, status, _ in found} == {"failed"}
+    assert "loss" in str(found[0][3])
+    alone = make_pair(text=text)
+    assert found == run_to_nan(replace(alone, at_once=1, folder=alone.folder / "alone", records=[]))
 
 
 @pytest.mark.slow
