@@ -131,7 +131,8 @@ class Commands:
         self.output.touch()
 
     def start(self, *arguments: str, fault: str = "none", **environment: str) -> BaseProcess:
-        process = START.Process(target=call, args=(list(arguments), str(self.output), fault, environment))
+        one = ["--trainings", "1"] if arguments[0] == "run" else []  # faults are put into that process alone
+        process = START.Process(target=call, args=([*arguments, *one], str(self.output), fault, environment))
         process.start()
         return process
 
@@ -143,8 +144,7 @@ class Commands:
 
     def study(self, text: str) -> list[str]:
         (self.folder / "tiny.yaml").write_text(text)
-        where = ["--results", str(self.folder / "results"), "--trainings", "1"]  # faults are put into this process
-        return ["run", str(self.folder / "tiny.yaml"), *where]
+        return ["run", str(self.folder / "tiny.yaml"), "--results", str(self.folder / "results")]
 
     def outcomes(self) -> list[tuple[str, str, str, str]]:
         records = read_records(self.folder / "results" / "tiny")
