@@ -51,11 +51,13 @@ class Lab:
             weights=self.weights(made),
             drawings=place_drawings(self.folder, work.variant, work.seed),
             key=made.key,
-            judge=self._make_judge(work) if work.task == "train" and self.study.file.stop is not None else None,
+            judge=self._make_judge(work),
         )
 
-    def _make_judge(self, work: Work) -> Callable[[Epoch, int], str | None]:
-        """When to give a training up, by what has been trained to the end till now."""
+    def _make_judge(self, work: Work) -> Callable[[Epoch, int], str | None] | None:
+        """When to give a training up, by what has been trained to the end till now; None where none is."""
+        if work.task != "train" or self.study.file.stop is None:
+            return None
         requests = self.study.requests()
         rivals = list_rivals([r for r in [*self.others, *self.records] if r.request in requests.values()])
         asked = requests[work.variant, "throughput"]

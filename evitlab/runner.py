@@ -48,7 +48,7 @@ def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
     for variant in ready:
         _run_tasks(lab, variant, configs[variant.name], only=[task for task in TASKS if task not in TRAINED])
     asked = _list_trainings(lab, ready, configs)
-    with train_side_by_side(asked, at_once=lab.at_once, on_progress=lab.on_progress) as trainings:
+    with train_side_by_side(asked, at_once=lab.at_once, on_progress=lab.on_progress, check=lab.check) as trainings:
         for variant in ready:
             _run_tasks(lab, variant, configs[variant.name], trainings=trainings)
 

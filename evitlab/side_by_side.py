@@ -65,14 +65,23 @@ class Line:
 class Trainings:
     """Trainings under way or waiting for their turn, by the key of the record that each will have."""
 
-    def __init__(self, asked: Mapping[str, Training], *, at_once: int, on_progress: Callable[[Work, float], None]):
+    def __init__(
+        self,
+        asked: Mapping[str, Training],
+        *,
+        at_once: int,
+        on_progress: Callable[[Work, float], None],
+        check: Callable[[], None],
+    ):
         self._asked = dict(asked)
+        self._check = check
         self._on_progress = on_progress
         self._at_once = at_once
         self._line = Line(shares=SPAWN.Array("d", max(len(asked), 1), lock=False), stop=SPAWN.Event())
         self._passed_on = [0.0] * len(asked)
         self._pool = self._open(at_once)
-        self._futures = {key: self._pool.submit(_train, number, asked[key]) for number, key in enumerate(asked)}
+        with _interrupts_held():
+            self._futures = {key: self._pool.submit(_train, number, asked[key]) for number, key in enumerate(asked)}
 
     def _open(self, processes: int) -> ProcessPoolExecutor:
         threads = max(1, torch.get_num_threads() // self._at_once)
@@ -100,6 +109,7 @@ class Trainings:
     def _wait(self, future: Future[Trained]) -> Trained:
         while not future.done():
             wait([future], timeout=POLL_S)
+            self._check()
             for number, training in enumerate(self._asked.values()):
                 share = self._line.shares[number]
                 if share != self._passed_on[number]:
@@ -120,14 +130,34 @@ class Trainings:
 
 @contextmanager
 def train_side_by_side(
-    asked: Mapping[str, Training], *, at_once: int, on_progress: Callable[[Work, float], None]
+    asked: Mapping[str, Training],
+    *,
+    at_once: int,
+    on_progress: Callable[[Work, float], None],
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Trainings]:
-    """Begin all these trainings, so many at once; give what to ask for each. Leaving stops those that still run."""
-    trainings = Trainings(asked, at_once=at_once, on_progress=on_progress)
+    """Begin all these trainings, so many at once; give what to ask for each. Leaving stops those that still run.
+
+    `check` is called while they run, and raises where somebody has asked to stop.
+    """
+    trainings = Trainings(asked, at_once=at_once, on_progress=on_progress, check=check)
     try:
         yield trainings
     finally:
         trainings.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C inside comes afterwards, and to no process that is started inside: those still loading would die of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def choose_at_once(study: Study, environment: Environment, *, shared: bool, asked: int | None = None) -> int:

@@ -124,6 +124,7 @@ def test_efficientvit_says_what_could_not_be_pruned(evitlab):
         (["prune", "deit_t", "--data", "shape"], "did you mean shapes?"),
         (["prune", "deit_t", "--with", "min_q=3"], "did you mean min_qk?"),
         (["prune", "deit_t", "--set", "widht=3"], "did you mean width?"),
+        (["prune", "deit_t", "--name", ""], "--name must be the name of a folder"),
         (["prune", "deit_t", "--name", "../elsewhere"], "--name must be the name of a folder"),
     ],
 )

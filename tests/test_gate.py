@@ -188,7 +188,6 @@ def test_without_a_rule_or_a_speed_nothing_is_stopped():
     rule = StopSettings(margin=0.1, after=0.5)
     rival = Rival(variant="best", ratio=2.0, curve={5: 0.9}, top1=0.9)
     epoch = Epoch(step=5, train_loss=1.0, top1=0.1)
-    assert make_judge(None, [rival], 1.0)(epoch, 10) is None
     assert make_judge(rule, [rival], None)(epoch, 10) is None
     assert make_judge(rule, [], 1.0)(epoch, 10) is None
     assert make_judge(rule, [rival], 1.0)(epoch, 10) == (

@@ -111,7 +111,7 @@ def prune(
     from evitlab.problems import UserError
 
     name = _choose_model(model, weights)
-    if called is not None and (Path(called).name != called or called.startswith(".")):
+    if called is not None and (not called or Path(called).name != called or called.startswith(".")):
         raise UserError(f"--name must be the name of a folder, without a path, but got {called!r}")
     named = {"steps": steps, "finetune": finetune, "importance": importance}
     named |= {"data": data or ["shapes"], "data_root": data_root, "seeds": range(seed, seed + seeds), "smoke": smoke}

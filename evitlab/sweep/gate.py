@@ -39,12 +39,12 @@ def is_unmeasured(study: Study, variant: Variant, find: Find) -> bool:
 
 
 def make_judge(
-    settings: StopSettings | None, rivals: Sequence[Rival], ratio: float | None
+    settings: StopSettings, rivals: Sequence[Rival], ratio: float | None
 ) -> Callable[[Epoch, int], str | None]:
     """Says at an evaluation of a training of so many steps why it is hopeless, or None; see `domination.py`."""
 
     def judge(epoch: Epoch, steps: int) -> str | None:
-        if settings is None or ratio is None:
+        if ratio is None:
             return None
         rival = find_dominator(rivals, ratio=ratio, step=epoch.step, top1=epoch.top1, steps=steps, settings=settings)
         if rival is None:
