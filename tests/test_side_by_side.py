@@ -21,7 +21,9 @@ from evitlab.store import read_records
 from evitlab.study import Work, load_study
 
 HEAD, _, REST = TINY.partition("tasks:")
-STUDY = f"{HEAD}tasks:\n{REST[REST.index('  train:') :].replace('steps: 1,', 'steps: 16,')}"
+STUDY = f"{HEAD}tasks:\n{REST[REST.index('  train:') :].replace('steps: 1,', 'steps: 60,')}"
+LONG = STUDY.replace("steps: 60,", "steps: 300,")
+"""Long enough to be seen on the way."""
 
 
 def known_peaks(precision):  # a function of the module, as a lambda can be sent to no process
@@ -101,9 +103,9 @@ def test_a_process_that_the_system_ends_costs_no_training(make_pair):
             killed.extend(multiprocessing.active_children()[:1])
             killed[0].kill()
 
-    found = run(make_pair(kill_one))
+    found = run(make_pair(kill_one, text=LONG))
     assert len(killed) == 1
-    assert found == run_one_by_one(make_pair())
+    assert found == run_one_by_one(make_pair(text=LONG))
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_a_training_whose_process_is_ended_again_fails_alone(make_pair):
             for child in multiprocessing.active_children():
                 child.kill()
 
-    lab = make_pair(kill_all)
+    lab = make_pair(kill_all, text=LONG)
     run_variants(lab, lab.study.variants())
     assert [r.status for r in lab.records] == ["failed", "ok", "ok", "ok"]
     assert lab.records[0].error == "RuntimeError: the system ended its process, such as for want of memory"
@@ -125,14 +127,14 @@ def test_asked_to_stop_it_saves_and_goes_on_from_there(make_pair):
         if share > 0.3:
             raise Stopped("Ctrl-C")
 
-    lab = make_pair(stop)
+    lab = make_pair(stop, text=LONG)
     with pytest.raises(Stopped):
         run_variants(lab, lab.study.variants())
     assert [(r.status, r.error) for r in lab.records] == [("failed", "interrupted by Ctrl-C; the next start goes on")]
     assert list((lab.folder / "checkpoints").rglob("*.safetensors"))
-    again = make_pair()
+    again = make_pair(text=LONG)
     assert len(find_missing(again, again.study.variants())) == 4
-    assert run(again) == run_one_by_one(make_pair())
+    assert run(again) == run_one_by_one(make_pair(text=LONG))
 
 
 def test_what_pays_is_the_default_and_what_cannot_be_is_refused(tmp_path):
@@ -156,7 +158,7 @@ def test_what_pays_is_the_default_and_what_cannot_be_is_refused(tmp_path):
 @pytest.mark.slow
 def test_no_process_outlives_a_killed_study(tmp_path):
     study = tmp_path / "tiny.yaml"
-    study.write_text(STUDY.replace("steps: 16,", "steps: 100000,"))
+    study.write_text(STUDY.replace("steps: 60,", "steps: 100000,"))
     command = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(tmp_path), "--trainings", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     listed = ["ps", "-o", "pid=,args=", "--sid", str(process.pid)]
