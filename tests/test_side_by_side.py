@@ -1,12 +1,13 @@
 """Trainings beside one another: the same numbers as one after the other, whatever happens to a process."""
 
+import contextlib
 import multiprocessing
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from test_runner import PEAKS, TINY, make_lab  # noqa: F401 (a fixture)
@@ -158,24 +159,25 @@ def test_what_pays_is_the_default_and_what_cannot_be_is_refused(tmp_path):
 @pytest.mark.slow
 def test_no_process_outlives_a_killed_study(tmp_path):
     study = tmp_path / "tiny.yaml"
-    study.write_text(STUDY.replace("steps: 60,", "steps: 100000,"))
+    study.write_text(STUDY.replace("steps: 60,", "steps: 5000,"))
     command = [sys.executable, "-m", "evitlab", "run", str(study), "--results", str(tmp_path), "--trainings", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    listed = ["ps", "-o", "pid=,args=", "--sid", str(process.pid)]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def count() -> int:
-        return subprocess.run(listed, check=False, capture_output=True, text=True).stdout.count("spawn_main")
+    def list_trainings() -> list[psutil.Process]:
+        return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
+    trainings = []
     try:
-        while count() < 2:
+        while len(trainings) < 2:
             assert process.poll() is None
             time.sleep(0.2)
-        process.send_signal(signal.SIGKILL)
+            trainings = list_trainings()
+        process.kill()
         process.wait()
-        end = time.monotonic() + 60
-        while count():
-            assert time.monotonic() < end
-            time.sleep(0.2)
+        _, alive = psutil.wait_procs(trainings, timeout=60)
+        assert alive == []
     finally:
-        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
+        for left in [process, *trainings]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
     assert read_records(tmp_path / "tiny") == []
