@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from evitlab.report.figures import throughput_accuracy
-from evitlab.report.frame import name_points, start_figure, to_png
+from evitlab.report.frame import name_points, start_figure, to_bytes
 from evitlab.report.tables import study_table
 
 STUDY = make_study()
@@ -183,7 +183,7 @@ def test_one_variant_and_one_seed_is_a_figure():
 
 
 def test_equal_figures_have_equal_bytes_without_date_or_version():
-    first, second = (to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE)) for _ in "ab")
+    first, second = (to_bytes(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE), "png") for _ in "ab")
     assert first == second
     height, width, _ = imread(io.BytesIO(first)).shape
     assert height > 300
@@ -194,10 +194,10 @@ def test_equal_figures_have_equal_bytes_without_date_or_version():
 
 
 def test_settings_of_the_user_are_neither_used_nor_changed():
-    plain = to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE))
+    plain = to_bytes(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE), "png")
     with mpl.rc_context({"axes.titlesize": 30, "ytick.labelsize": 20, "ytick.color": "red", "font.family": "serif"}):
         before = dict(mpl.rcParams)
-        assert to_png(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE)) == plain
+        assert to_bytes(throughput_accuracy(table_of(STUDY), title="Q", proxy_note=NOTE), "png") == plain
         assert dict(mpl.rcParams) == before
 
 
@@ -205,9 +205,9 @@ def test_no_figure_is_left_with_pyplot_and_torch_is_not_imported():
     code = (
         "import sys; from fake_records import *\n"
         "from evitlab.report import figures, html, profile_figures, profile_tables, timing_figures, timing_tables\n"
-        "from evitlab.report.frame import to_png\n"
-        "to_png(profile_figures.roofline_plot(make_profile(), title='t'))\n"
-        "to_png(timing_figures.batch_curve_plot({'a': make_curve()}))\n"
+        "from evitlab.report.frame import to_bytes\n"
+        "to_bytes(profile_figures.roofline_plot(make_profile(), title='t'), 'png')\n"
+        "to_bytes(timing_figures.batch_curve_plot({'a': make_curve()}), 'png')\n"
         "import matplotlib.pyplot as plt; print(plt.get_fignums(), 'torch' in sys.modules)"
     )
     tests = Path(__file__).parent

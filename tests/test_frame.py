@@ -63,4 +63,4 @@ def test_what_results_hold_is_listed_in_one_place():
     room = Path(__file__).parents[1] / "evitlab"
     writers = {path.name for path in room.rglob("*.py") if "savefig(" in path.read_text()}
     assert writers == {"frame.py"}
-    assert not [path.name for path in room.rglob("*.py") if "to_png(" in path.read_text() and path.name != "frame.py"]
+    assert not [path.name for path in room.rglob("*.py") if "to_bytes(" in path.read_text() and path.name != "frame.py"]

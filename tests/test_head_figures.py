@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_heads import make_heads
 
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.heads.figures import drop_plot, matrix_plot, similarity_plot
 
 RESULT = make_heads([0.5, None, 0.7], untrained=[0.3, None, 0.4], drop=True)
@@ -29,7 +29,7 @@ def test_lines_are_the_definitions_beside_control_and_paper():
     assert looks["author's, untrained"] == ("o", ":")
     assert lines_of(maps)["author's"] == pytest.approx([55, np.nan, 75], nan_ok=True)
     assert not any("paper" in label for label in lines_of(maps))
-    assert to_png(figure).startswith(b"\x89PNG")
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_matrices_are_those_of_every_block_with_attention():

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.knob_figures import find_knob, find_lines, knob_curves
 
 
@@ -67,7 +67,7 @@ def test_accuracy_left_and_throughput_right_the_papers_below():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:2] == ["accuracy, left axis", "throughput, right axis"]
     assert len(labels) == 4
-    assert to_png(figure).startswith(b"\x89PNG")
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_without_the_papers_there_is_one_row_and_several_networks_have_a_panel_each():
@@ -77,7 +77,7 @@ def test_without_the_papers_there_is_one_row_and_several_networks_have_a_panel_e
     assert figure.axes[0].get_xscale() == "linear"
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
     assert ["deit_t" in titles[0], "swin_t" in titles[1]] == [True, True]
-    assert to_png(figure).startswith(b"\x89PNG")
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_a_knob_timed_but_not_trained_has_its_throughput_alone():

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from evitlab.measurements.profile import MEMORY_BOUND, Bandwidth
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.profile_figures import CLASS_COLORS, mhsa_ffn_bars, roofline_plot, runtime_breakdown
 
 PROFILE = make_profile(0.4)
@@ -197,5 +197,5 @@ def test_nothing_to_draw_is_said(figure, said):
     "draw", [runtime_breakdown, mhsa_ffn_bars, lambda p, title: roofline_plot(p["a"], title=title)]
 )
 def test_equal_profiles_give_equal_bytes(draw):
-    first, second = (to_png(draw({"a": make_profile()}, title="T"), dpi=50) for _ in "ab")
+    first, second = (to_bytes(draw({"a": make_profile()}, title="T"), "png", dpi=50) for _ in "ab")
     assert first == second

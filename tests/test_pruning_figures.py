@@ -4,7 +4,7 @@ import pytest
 from fake_pruning import FFN, QK, make_pruned_record
 
 from evitlab.paper import PRUNED_CHANNELS
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.pruning.figures import accuracy_plot, channels_plot
 
 
@@ -39,7 +39,7 @@ def test_a_row_of_panels_a_target_and_a_band_over_seeds():
     assert len(figure.axes) == 6
     assert figure.axes[3].get_title(loc="left") == "QK, macs=0.4"
     assert "2 seeds: mean, band" in " ".join(" ".join(text.get_text() for text in figure.texts).split())
-    assert to_png(figure).startswith(b"\x89PNG")
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_accuracy_goes_down_with_a_cut_and_up_with_fine_tuning():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from evitlab.report.figures import find_front
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.search.figures import importance_bars
 
 SHARES = {"mhsa_ratio": 0.6, "qk_dim": 0.3, "width": 0.1}
@@ -40,7 +40,7 @@ def test_bars_are_the_importances_most_important_first_with_their_spread():
         assert list(first[:, 0]) == pytest.approx([55, 65])
         patches = [each[0] for each in axes.containers]
         assert patches[0].get_hatch() != patches[1].get_hatch(), "told apart without colour"
-    assert to_png(figure).startswith(b"\x89PNG")
+    assert to_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_each_base_has_a_row():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.series_figures import accuracy_lines, find_series, memory_bound_lines
 
 SWIN, DEIT = {"name": "swin_t", "attention_path": "explicit"}, "deit_t"
@@ -72,7 +72,7 @@ def test_lines_hold_the_shares_with_their_intervals():
 
 def test_without_a_series_it_says_so_and_the_bytes_stay_the_same():
     assert "no two profiles" in memory_bound_lines(make_table().iloc[:2], title="t").texts[-1].get_text()
-    first, second = (to_png(memory_bound_lines(make_table(), title="t", subtitle="s")) for _ in range(2))
+    first, second = (to_bytes(memory_bound_lines(make_table(), title="t", subtitle="s"), "png") for _ in range(2))
     assert first == second
 
 

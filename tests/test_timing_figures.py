@@ -4,7 +4,7 @@ import pytest
 from fake_records import make_curve, make_record, make_throughput
 from matplotlib.text import Text
 
-from evitlab.report.frame import to_png
+from evitlab.report.frame import to_bytes
 from evitlab.report.tables import TableError
 from evitlab.report.timing_figures import batch_curve_plot, ratio_plot
 
@@ -108,4 +108,4 @@ def test_nothing_to_draw_is_said(figure, said):
 
 @pytest.mark.parametrize("draw", [lambda: batch_curve_plot({"a": make_curve()}), lambda: ratio_plot([BASE, FAST])])
 def test_equal_timings_give_equal_bytes(draw):
-    assert to_png(draw(), dpi=50) == to_png(draw(), dpi=50)
+    assert to_bytes(draw(), "png", dpi=50) == to_bytes(draw(), "png", dpi=50)

@@ -58,11 +58,6 @@ def write_figure(figure: Figure, folder: Path, name: str, *, formats: Sequence[s
     return files
 
 
-def to_png(figure: Figure, *, dpi: int = 130) -> bytes:
-    """The figure as PNG; see `to_bytes`."""
-    return to_bytes(figure, "png", dpi=dpi)
-
-
 def to_bytes(figure: Figure, kind: str, *, dpi: int = 130) -> bytes:
     """The figure as a file of a kind in `METADATA`; equal figures give equal bytes, in any process.
 
