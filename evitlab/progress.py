@@ -19,16 +19,20 @@ EXPECTED_S = {
     "evaluate": 2.0,
     "heads": 3.0,
 }
-"""Seconds a task is taken to last until the first of its kind has ended; only the time left depends on it."""
+"""Seconds a task is taken to last until one of its kind is under way; only the time left depends on it."""
 
 
 class StudyProgress:
-    """A bar on a terminal, one line a finished piece of work elsewhere. Use as a context manager."""
+    """A bar on a terminal, one line a finished piece of work elsewhere. Use as a context manager.
 
-    def __init__(self, works: Sequence[Work], console: Console):
+    `at_once` is how many trainings run beside one another.
+    """
+
+    def __init__(self, works: Sequence[Work], console: Console, *, at_once: int = 1):
         self._console = console
+        self._at_once = at_once
         self._left: dict[Work, float] = dict.fromkeys(works, 1.0)
-        self._began: dict[Work, float] = {}
+        self._began: dict[Work, tuple[float, float]] = {}
         self._seen: dict[str, list[float]] = {}
         self._bar = Progress(
             SpinnerColumn(),
@@ -59,7 +63,7 @@ class StudyProgress:
         """Take note that this work is so far done, in 0..1."""
         if work not in self._left:
             return
-        self._began.setdefault(work, time.monotonic())
+        self._began.setdefault(work, (time.monotonic(), share))
         self._left[work] = 1.0 - share
         if share >= 1.0:
             self._finish(work)
@@ -71,15 +75,28 @@ class StudyProgress:
 
     def _finish(self, work: Work) -> None:
         del self._left[work]
-        seconds = time.monotonic() - self._began[work]
+        seconds = time.monotonic() - self._began[work][0]
         self._seen.setdefault(work.task, []).append(seconds)
         if not self._console.is_terminal:
             left = _clock(self._seconds_left())
             self._console.print(f"{describe(work)}: {seconds:.1f} s, {left} left", markup=False, highlight=False)
 
     def _seconds_left(self) -> float:
-        expected = {task: sum(seen) / len(seen) for task, seen in self._seen.items()}
-        return sum(share * expected.get(w.task, EXPECTED_S.get(w.task, 1.0)) for w, share in self._left.items())
+        expected = {task: self._expect(task) for task in {work.task for work in self._left}}
+        return sum(share * expected[work.task] for work, share in self._left.items())
+
+    def _expect(self, task: str) -> float:
+        """Seconds that such work adds to the study: as that which has ended, else as that under way, else a guess."""
+        seen = self._seen.get(task) or self._look_ahead(task)
+        mean = sum(seen) / len(seen) if seen else EXPECTED_S.get(task, 1.0)
+        return mean / self._at_once if task == "train" else mean
+
+    def _look_ahead(self, task: str) -> list[float]:
+        """Seconds that the work under way will have taken if it goes on as it did."""
+        now = time.monotonic()
+        begun = [(work, *found) for work, found in self._began.items() if work.task == task and work in self._left]
+        done = [(now - began, 1 - self._left[work] - start) for work, began, start in begun]
+        return [seconds / share for seconds, share in done if share > 0.01]
 
 
 @contextmanager

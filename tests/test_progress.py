@@ -34,6 +34,23 @@ def test_the_time_left_is_what_the_task_took_before(monkeypatch):
     ]
 
 
+def test_trainings_beside_one_another_and_under_way_tell_the_time_left(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    first, second, third = works("train", "train", "train")
+    with StudyProgress([first, second, third], Console(file=io.StringIO()), at_once=2) as shown:
+        assert shown._seconds_left() == 3 * EXPECTED_S["train"] / 2
+        shown.update(first, 0.0)
+        shown.update(second, 0.5)  # goes on from where it was
+        now = 40.0
+        shown.update(first, 0.25)
+        shown.update(second, 0.75)  # 160 s each at this speed: 120, 40 and 160 of training left, by two
+        assert shown._seconds_left() == (120 + 40 + 160) / 2
+        now = 150.0
+        shown.update(first, 1.0)
+        assert shown._seconds_left() == (0.25 + 1) * 150 / 2
+
+
 def test_on_a_terminal_there_is_a_bar_with_variant_task_and_time_left():
     out = io.StringIO()
     (work,) = works("macs")

@@ -173,7 +173,7 @@ def _run_missing(lab: "Lab", notes: Console, *, storage: str | None, check: Call
     if study.file.search is not None or any(work.task in TRAINED for work in missing):
         with show_share(notes, "decoding images") as share:
             read_data(study, on_progress=share)
-    with StudyProgress(missing, notes) as bar:
+    with StudyProgress(missing, notes, at_once=lab.at_once) as bar:
 
         def update(work: Work, share: float) -> None:
             bar.update(work, share)
