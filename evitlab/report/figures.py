@@ -86,7 +86,14 @@ def _draw_values(axes: Axes, table: pd.DataFrame, name: str, *, scale: float, co
     axes.plot(x, scale * rows[name], "o", linestyle=line, color=color, markeredgecolor="white")
 
 
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that have an accuracy, here or in the source, or should have one; a base that is only timed has none."""
+    due = table["missing"].fillna("").str.contains("train")
+    return table[table["top1"].notna() | table["paper_top1"].notna() | due]
+
+
 def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
+    table = _judged(table)
     _draw_values(axes, table, "top1", scale=100, color=BLUE)
     rows, x = _along(axes, table)
     for row in rows.index[rows["top1_seeds"].fillna(0) > 1]:
@@ -161,6 +168,7 @@ def _draw_speed(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _draw_paper(axes: Axes, table: pd.DataFrame) -> None:
+    table = _judged(table)
     rows, x = _along(axes, table)
     line = "--" if _knob(table) else "none"
     axes.plot(x, 100 * rows["paper_top1"], "o", linestyle=line, color=GREY, markerfacecolor="white")
