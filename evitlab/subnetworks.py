@@ -36,12 +36,16 @@ class _Search:
     """Change of the first stage's width that moves the widest stage by its own step; see `choose_width`."""
     points: dict[float, float]
     """Speed over the reference's by width: a guess until there is a measurement."""
+    is_reference: bool
+    """Whether it is as fast as asked whatever a timing says, as nothing tells it from its reference."""
     taken: dict[float, Throughput] = field(default_factory=dict)
 
     def next_width(self) -> float | None:
         """The width to measure now; None when the search is over."""
-        if any(self.error(speed) <= self.tolerance for speed in self.taken.values()):
+        if self.is_reached():
             return None
+        if self.is_reference:
+            return next(iter(self.points))
         tried = [self.variant.resize(width) for width in self.taken]
         return choose_width(
             self.points,
@@ -56,6 +60,10 @@ class _Search:
         """Note a measurement."""
         self.taken[width] = speed
         self.points = {tried: _ratio(done) for tried, done in self.taken.items()}
+
+    def is_reached(self) -> bool:
+        """Whether a measurement was within the tolerance; of the reference itself, whether there is one."""
+        return any(self.is_reference or self.error(speed) <= self.tolerance for speed in self.taken.values())
 
     def error(self, speed: Throughput) -> float:
         """How far a measured speed is from the target, as a share of it."""
@@ -80,8 +88,9 @@ def match_throughput(
     times the least step, or of twice that, where one lies near enough, as kernels prefer them; else the stages are
     rounded one by one, so that wider ones move in finer shares than the first. With `scale: width and depth`
     blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup as
-    the MACs estimate it. Where no width comes within the tolerance, or the measurements run out, the nearest measured
-    is taken and said so.
+    the MACs estimate it. A variant that is its reference itself and is to be as fast stays as it is, measured once for
+    the record: a search would follow the noise. Where no width comes within the tolerance, or the measurements run
+    out, the nearest measured is taken and said so.
     """
     searches = {variant.name: _start(references[variant.reference], variant, settings, seed) for variant in variants}
     for number in range(settings.max_measurements):
@@ -114,6 +123,7 @@ def _start(reference: Network, variant: Variant, settings: MatchSettings, seed: 
         step=width_step(config.stages[0]),
         finest=min(width_step(stage) * config.stages[0].width / stage.width for stage in config.stages),
         points={config.stages[0].width: ratio},
+        is_reference=variant.speedup == 1 and config == reference.config,
     )
 
 
@@ -137,7 +147,7 @@ def _finish(reference: Network, search: _Search) -> Match:
         speedup=search.speedup,
         reference=search.variant.reference,
         tolerance=search.tolerance,
-        reached=search.error(speed) <= search.tolerance,
+        reached=search.is_reached(),
         ratio=speed.ratio,
         ratio_low=speed.ratio_low,
         ratio_high=speed.ratio_high,

@@ -75,6 +75,20 @@ def test_a_step_that_cannot_be_met_is_said_so(clock):
     assert len(found.steps) <= 6
 
 
+def test_what_is_the_reference_itself_follows_no_noise(clock):
+    """A timing that says 7% for two equal networks moves neither; one that differs in a knob is searched."""
+    measured = clock(lambda width: 1.07 * (width / 96) ** -1.4)
+    other = replace(BASE, name="other", knobs={**KNOBS, "mhsa_ratio": 0.25})
+    found = match_all([replace(BASE, name="one"), other], 1.0, tolerance=0.02)
+    assert (found["one"].width, found["one"].ratio, len(found["one"].steps)) == (96, 1.07, 1)
+    assert found["one"].reached
+    assert found["one"].is_reference
+    assert found["other"].width > 96
+    assert not found["other"].is_reference
+    assert "one" not in measured[1]
+    assert match(1.1).width != 96
+
+
 def test_all_are_measured_in_turn_until_each_is_there(clock):
     """The second variant starts right; only the first is measured again."""
     measured = clock(lambda width: (width / 96) ** -2.5)

@@ -319,6 +319,14 @@ def test_the_timing_that_followed_says_whether_the_target_was_met(ratio, reached
     assert bool(table_of([make_record("match", seen)])["match_reached"][0]) is not reached
 
 
+def test_the_reference_itself_misses_no_target():
+    seen = replace(make_match(), speedup=1.0, reached=False)
+    itself = replace(seen, matched_config=seen.base_config)
+    for match, reached in ((seen, False), (itself, True)):
+        table = table_of([make_record("match", match), make_record("throughput", make_throughput(ratio=1.1))])
+        assert bool(table["match_reached"][0]) is reached
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(999, "999"), (5_717_416, "5.72M"), (79_200_000, "79.2M"), (1_253_700_000, "1.25G")]
 )

@@ -149,7 +149,7 @@ class Match:
     """The network whose speed is the measure: the study's base, or the one that the variant starts from."""
     tolerance: float
     reached: bool
-    """Whether the last measured ratio lies within the tolerance of the target."""
+    """Whether the last measured ratio lies within the tolerance of the target, or need not, see `is_reference`."""
     ratio: float
     """Speed over the reference's at the chosen width."""
     ratio_low: float
@@ -161,3 +161,8 @@ class Match:
     base_config: dict[str, Any]
     matched_config: dict[str, Any]
     steps: tuple[MatchStep, ...]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is its reference itself, at the speed that was asked for: a ratio off 1 is noise of the timing."""
+        return self.speedup == 1 and self.matched_config == self.base_config

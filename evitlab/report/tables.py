@@ -187,6 +187,8 @@ def _row(records: Sequence[Record], *, tasks: Sequence[str]) -> dict[str, Any]:
 
 def _is_reached(match: Any, ratio: float | None) -> bool:
     """Whether a rescaled variant is as fast as asked: by the timing that followed, else by the matching's own."""
+    if match.is_reference:
+        return True
     return bool(match.reached if ratio is None else abs(ratio / match.speedup - 1) <= match.tolerance)
 
 
