@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import optuna  # noqa: F401 (what is first imported by a module whose shapes are checked is compiled anew each time)
 import pytest
+import sklearn.metrics  # noqa: F401 (as optuna)
+import timm  # noqa: F401 (as optuna)
 import torch
+import torch_pruning  # noqa: F401 (as optuna)
 from fake_clock import clock  # noqa: F401 (a fixture)
 from torch import Tensor, nn
 from torch.nn import functional as F

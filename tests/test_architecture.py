@@ -162,6 +162,7 @@ def test_the_paper_half_never_loads_torch():
     assert not loaded_after(code) & {"torch", "timm", "torchvision", "optuna"}
 
 
+@pytest.mark.slow
 def test_that_check_can_fail_too():
     assert "torch" in loaded_after("import evitlab.models.layers")
 

@@ -125,6 +125,7 @@ def test_a_profile_with_its_trace(evitlab, tmp_path):
     assert any(event.get("name") == "aten::addmm" for event in trace["traceEvents"])
 
 
+@pytest.mark.slow
 def test_peaks_are_measured_once_a_machine(evitlab, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(bench_module, "measure_peaks", lambda **given: asked.append(given["precision"]) or make_peaks())

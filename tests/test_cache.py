@@ -127,6 +127,7 @@ def test_a_corrupt_image_is_named_and_leaves_nothing(tmp_path: Path):
     assert not [name for name in files_of(tmp_path / "cache") if name.endswith((".npy", ".tmp"))]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_used(tmp_path: Path):
     path = write_folder(tmp_path / "a", make_tree())
     code = f"""

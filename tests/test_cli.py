@@ -143,6 +143,7 @@ def test_measurements_of_another_machine_are_not_mixed_in_but_named(ran, tmp_pat
     assert "--where must be FIELD=VALUE" in evitlab("show", "tiny", "--where", "cpu", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_another_seed_is_other_work(ran, tmp_path):
     folder, _ = ran
     shutil.copytree(folder, tmp_path / "copy")
@@ -211,6 +212,7 @@ def test_a_damaged_record_file_is_refused_and_left_alone(ran, tmp_path, damage, 
     assert records.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_is_set_aside_and_measured_again(ran, tmp_path):
     folder, _ = ran
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -224,6 +226,7 @@ def test_a_torn_last_line_is_set_aside_and_measured_again(ran, tmp_path):
     assert len(read_records(records.parent)) == 13
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_gives_exit_code_1(tmp_path):
     (tmp_path / "nan.yaml").write_text(
         TINY.replace("recipe: {", "recipe: {learning_rate: 1.0e+30, ").replace("steps: 1,", "steps: 4,")
@@ -234,6 +237,7 @@ def test_a_variant_that_fails_gives_exit_code_1(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(tmp_path):
     (tmp_path / "long.yaml").write_text(TINY.replace("steps: 1,", "steps: 100000,"))
     command = [sys.executable, "-m", "evitlab", "run", "long.yaml"]

@@ -68,6 +68,7 @@ def test_the_bare_command_in_small(evitlab, tmp_path):
     assert len(pd.read_csv(folder / "channels.csv")) == 36
 
 
+@pytest.mark.slow
 def test_targets_rows_weights_and_the_other_commands(evitlab, tmp_path):
     command = ["prune", SMALL, "--target", "macs=0.7", "--target", "params=0.6", *STEPS, *options(*QUICK), "--json"]
     code, out, _ = evitlab(*command)
@@ -97,6 +98,7 @@ def test_targets_rows_weights_and_the_other_commands(evitlab, tmp_path):
     assert (tmp_path / "results" / "further" / "smoke" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_several_seeds_have_an_interval(evitlab):
     code, out, _ = evitlab("prune", SMALL, "--seeds", "2", "--steps", "1", "--finetune", "0", *options(*QUICK))
     assert code == 0
@@ -137,6 +139,7 @@ def test_mistakes_are_one_line_and_leave_nothing(evitlab, tmp_path, arguments, m
     assert not list(tmp_path.rglob("records.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_target_that_is_missed_fails_after_the_others(evitlab):
     floors = options(*QUICK, "min_ffn=40")
     command = ["prune", SMALL, "--steps", "1", "--finetune", "0", *floors, "--target"]

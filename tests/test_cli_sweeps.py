@@ -163,6 +163,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_each_failure_is_a_record_the_rest_goes_on_and_the_next_start_mends_it(commands):
     study = commands.study(TRAINED)
     code, _ = commands.run(*study, fault="some")
@@ -223,6 +224,7 @@ def test_asked_twice_it_stops_at_once(commands):
     assert commands.outcomes()[-1][3] == "interrupted by asked twice; the next start goes on"
 
 
+@pytest.mark.slow
 def test_two_workers_search_at_once_and_every_machine_collects_the_same(commands):
     journal = str(commands.folder / "shared" / "trials.journal")
     study = commands.study(SEARCH)

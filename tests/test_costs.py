@@ -61,6 +61,7 @@ def test_published_networks_and_pruned_ones_as_counted(name):
         assert_counts_agree(resize_groups(make_config(name), draw_plan(make_config(name), seed=seed).channels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_every_kind_of_attention_pruned(config):
     assert_counts_agree(resize_groups(config, draw_plan(config, seed=0).channels))
@@ -77,6 +78,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS, ids=range(len(VARIANTS)))
 def test_variants_of_norm_size_and_layout(config):
     assert_counts_agree(config)

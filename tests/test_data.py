@@ -244,6 +244,7 @@ def test_a_linear_classifier_stays_near_chance(shapes: DataSet):
     assert model.score(val_x, shapes.val.labels.numpy()) < 0.25
 
 
+@pytest.mark.slow
 def test_a_bag_of_patches_reads_the_texture_and_no_relation(shapes: DataSet):
     """The best additive score knows the texture at most, and guesses one of two relations: 1/2 (see `shapes`)."""
     torch.manual_seed(0)

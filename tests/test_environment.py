@@ -227,6 +227,7 @@ print(untuned, faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="needs glibc's mallopt")
 def test_tuned_allocator_faults_less(bare_variables):
     # In a process of its own: the setting cannot be taken back.
@@ -344,6 +345,7 @@ print(linear_library(torch.device("cpu"), "torch", precision="PRECISION"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs a torch with oneDNN")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_runs_by_onednn_where_it_can(precision):

@@ -39,6 +39,7 @@ def boxes_of(figure) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text() and text.get_visible()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", SIZES)
 @pytest.mark.parametrize("name", ["roc", "confusion", "reliability", "classes"])
 def test_every_text_is_inside_and_on_no_other(name, classes):

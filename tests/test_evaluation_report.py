@@ -61,6 +61,7 @@ def test_each_head_is_stretched_over_the_grey_image():
     assert "2x3 positions" in " ".join(text.get_text() for text in figure.texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 4, 5, 24])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 64)])
 def test_any_number_of_heads_and_any_shape_is_laid_out(heads, shape):

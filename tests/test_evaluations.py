@@ -65,6 +65,7 @@ def test_each_variant_has_a_folder_with_its_first_seed(tmp_path):
     ] * 2
 
 
+@pytest.mark.slow
 def test_maps_of_an_earlier_evaluation_are_gone(tmp_path):
     write_evaluations([judge(tmp_path, "v", 0, maps=2)], tmp_path)
     shown = write_evaluations([judge(tmp_path, "v", 0, maps=1)], tmp_path)

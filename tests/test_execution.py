@@ -47,6 +47,7 @@ def models():
     return {name: build(name) for name in ("deit_t", "swin_t", "efficientvit_m0")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deit_t", "swin_t", "efficientvit_m0"])
 @pytest.mark.parametrize(
     "asked",

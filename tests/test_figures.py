@@ -209,6 +209,7 @@ def test_settings_of_the_user_are_neither_used_nor_changed():
         assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 def test_no_figure_is_left_with_pyplot_and_torch_is_not_imported():
     code = (
         "import sys; from fake_records import *\n"

@@ -25,6 +25,7 @@ def draw():
     return roofline_plot(make_profile(), title="T")
 
 
+@pytest.mark.slow
 def test_files_are_the_same_in_every_process():
     found = []
     for seed in ("1", "2"):

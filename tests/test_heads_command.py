@@ -33,6 +33,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_zoo_network_is_trained_first_once_and_its_heads_compared(evitlab, tmp_path):  # noqa: F811
     command = ["heads", "deit_t", "--images", "24", *options(*QUICK)]
     code, out, err = evitlab(*command)
@@ -64,6 +65,7 @@ def test_a_zoo_network_is_trained_first_once_and_its_heads_compared(evitlab, tmp
     assert [record.task for record in read_records(folder)] == ["train", "heads", "heads"]
 
 
+@pytest.mark.slow
 def test_knobs_recipe_and_control_are_the_user_s(evitlab, tmp_path):  # noqa: F811
     fields = options(*QUICK, "init=as given")
     code, out, _ = evitlab("heads", "deit_t:attention=group", "--set", "width=36", "--no-drop-one", "--json", *fields)
@@ -96,6 +98,7 @@ def test_a_saved_model_is_compared_as_it_is_and_shown_again(evitlab, tmp_path): 
     assert table["images"].unique().tolist() == [16]
 
 
+@pytest.mark.slow
 def test_timm_s_network_has_a_control_and_is_said_not_to_be_trained(evitlab, tmp_path):  # noqa: F811
     code, _, err = evitlab(
         "heads", "timm:test_vit", "--image-size", "160", "--images", "4", "--no-drop-one", *options(*FEW)
@@ -151,6 +154,7 @@ def test_smoke_walks_the_same_path(evitlab, tmp_path):  # noqa: F811
     assert names_in(folder) >= FIGURES
 
 
+@pytest.mark.slow
 def test_images_of_another_number_of_classes_are_compared_but_not_judged(evitlab, tmp_path):  # noqa: F811
     evitlab("train", MODEL, *options(*QUICK))
     weights = only(tmp_path / "results") / "weights" / "seed0"

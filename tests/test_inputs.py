@@ -94,6 +94,7 @@ def assert_same(before, after):
         assert before == after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_leaves_the_model_and_the_process_as_they_were(task, capfd, caplog):
     model = small_net()

@@ -171,6 +171,7 @@ def test_published_sizes(name):
     assert found.macs == half_the_flops(model, 224, 224)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "path"), [*((name, "fused") for name in ZOO), ("deit_t", "explicit")])
 def test_equals_torchs_counter_folded_on_both_paths(name, path):
     # As built, on the path that a network takes by itself, they are counted among the published sizes.
@@ -183,6 +184,7 @@ def test_equals_torchs_counter_folded_on_both_paths(name, path):
     assert found.uncalled_modules == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [

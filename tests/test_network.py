@@ -197,6 +197,7 @@ def batch_norms(model: nn.Module) -> list[str]:
 FAMILIES = ["deit_t", "swin_t", "efficientvit_m0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["mhsa", "group", "cascaded"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folding_changes_no_output_whatever_the_knobs(name, attention):

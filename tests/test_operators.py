@@ -183,6 +183,7 @@ def test_element_wise_operators_are_memory_bound_both_ways():
     assert found.seconds_by_class["element-wise"] > found.seconds_by_class["reshape and copy"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deit_t", "swin_t", "efficientvit_m0"])
 @pytest.mark.parametrize("path", ["fused", "explicit"])
 def test_knows_every_operator_of_our_networks(name, path):

@@ -131,6 +131,7 @@ TIMM = {
 SHALLOW = {"swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1)}, "efficientvit_m0": {"depth": (1, 1, 1)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 def test_parts_of_timms_networks(name):
     model = timm.create_model(name, **SHALLOW.get(name, {}))

@@ -79,6 +79,7 @@ with passes.quiet_profiler():
 """
 
 
+@pytest.mark.slow
 def test_the_profiler_says_nothing_where_no_one_has_asked_for_its_log():
     environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=environment)

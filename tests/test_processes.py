@@ -29,6 +29,7 @@ def run(folder: Path, *, processes: int, steps: int = 12) -> list[dict[str, Any]
     return [json.loads((folder / f"rank{rank}of{processes}.json").read_text()) for rank in range(processes)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_evaluate_exactly(tmp_path: Path):
     (alone,) = run(tmp_path / "one", processes=1)
     first, second = run(tmp_path / "two", processes=2)

@@ -52,6 +52,8 @@ def test_simulated_intervals_hold_the_truth_as_often_as_promised(clock):
     assert min(shares) >= 0.91  # 200 draws of 0.95 have a standard deviation of 0.015
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_the_harness_adds_less_than_one_percent():
     """In a process of its own: here, every call has its types checked."""
     benchmark = Path(__file__).parent / "benchmarks" / "harness_overhead.py"

@@ -144,6 +144,7 @@ def scale_channel(model: Network, group, head: int, channel: int, factor: float)
     return scaled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_gates_are_derivatives_of_each_image_s_loss(config):
     """Central differences in float64, on maps that windows do not tile where the network takes such."""

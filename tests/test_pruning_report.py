@@ -45,6 +45,7 @@ def test_words_of_the_user_are_escaped_and_a_verdict_is_shown(folder):
     assert "<i>weights" not in page
 
 
+@pytest.mark.slow
 def test_smoke_runs_say_so(folder):
     write_models([make_pruned_record()], folder)
     assert "Smoke run" not in (folder / "report.html").read_text()

@@ -48,6 +48,7 @@ def undisturbed(tmp_path_factory):
     return walk_all(network, make_walk(network, tmp_path_factory.mktemp("whole")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["score_importance", "cut", "judge_network", "train", "_keep", "_load"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_interrupted_anywhere_it_comes_to_the_same(undisturbed, tmp_path, monkeypatch, name, call):

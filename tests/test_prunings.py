@@ -156,6 +156,7 @@ def test_less_is_never_more(tmp_path):
         assert all(a.after >= b.after for a, b in zip(more.groups, less.groups, strict=True))
 
 
+@pytest.mark.slow
 def test_a_throughput_is_aimed_at_and_its_timings_are_kept(tmp_path, monkeypatch):
     """Speeds are pretended: one over the share of MACs."""
     save_model(make_network(), tmp_path / "saved")

@@ -168,6 +168,7 @@ def lay_studies(folder: Path) -> None:
 COMMAND = ("reproduce", "--budget", "3.6", "--data-root", ".", "--smoke", "--json")
 
 
+@pytest.mark.slow
 def test_what_fits_is_run_what_fails_stops_nothing_and_again_nothing_is_done(evitlab, tmp_path, monkeypatch):
     monkeypatch.setattr("evitlab.commands.reproduce.time", SimpleNamespace(monotonic=lambda: 0.0))
     lay_studies(tmp_path)

@@ -109,6 +109,7 @@ def test_other_conditions_are_other_work(make_lab):
         assert len(find_missing(elsewhere, everything(lab))) == 13, field
 
 
+@pytest.mark.slow
 def test_nothing_is_taken_over_from_another_machine(make_lab, monkeypatch):
     lab = make_lab()
     run_variants(lab, everything(lab))
@@ -119,6 +120,7 @@ def test_nothing_is_taken_over_from_another_machine(make_lab, monkeypatch):
     assert len(counted) == 2  # the base, which is 0.5 as well, and 1
 
 
+@pytest.mark.slow
 def test_a_new_seed_trains_only_that_seed(make_lab):
     lab = make_lab()
     run_variants(lab, everything(lab))

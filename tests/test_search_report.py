@@ -94,6 +94,7 @@ def make_trials(count: int, *, base: str | None = None) -> list[optuna.trial.Fro
     return trials
 
 
+@pytest.mark.slow
 def test_importances_are_optunas_with_their_spread_over_seeds(study):
     trials = make_trials(20)
     table = rank_knobs(study, trials)
@@ -119,6 +120,7 @@ def test_importances_are_optunas_with_their_spread_over_seeds(study):
     assert set(table["variants"]) == {20}
 
 
+@pytest.mark.slow
 def test_each_base_is_judged_by_itself_and_too_few_say_nothing(study, tmp_path):
     table = rank_knobs(study, [*make_trials(FEWEST, base="deit_t"), *make_trials(FEWEST - 1, base="swin_t")])
     assert set(table["base"]) == {"deit_t"}

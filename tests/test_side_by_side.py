@@ -65,6 +65,7 @@ def run_one_by_one(lab: Lab):
     return found
 
 
+@pytest.mark.slow
 def test_side_by_side_they_come_to_the_same(make_pair):
     heard: list[tuple[Work, float]] = []
     lab = make_pair(lambda work, share: heard.append((work, share)))

@@ -73,6 +73,7 @@ def network(tiny_config: ModelConfig) -> Network:
     return model
 
 
+@pytest.mark.slow
 def test_rates_rise_in_a_line_from_none_to_the_rate(network: Network):
     """Layer by layer, counted over many images; a dropped branch adds exactly nothing."""
     network.train()

@@ -162,6 +162,7 @@ def test_wider_stages_give_finer_steps_than_the_first(monkeypatch, start):
     assert found.width == widths[0]
 
 
+@pytest.mark.slow
 def test_a_staircase_is_searched_on_both_sides(monkeypatch):
     """Kernels that like multiples of 16 in the last stage: speed jumps by 7%, neighbours are tried until one fits."""
 

@@ -130,6 +130,7 @@ def test_the_softmax_scale_stays():
     assert relative_error(run(rescaled, (64, 64)), run(small, (64, 64))) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_a_pruned_network_is_an_ordinary_one(config, tmp_path):
     """Saved and read again bit by bit; pruned again; counted, folded and captured like any other."""

@@ -65,6 +65,7 @@ def test_a_second_run_adds_nothing(make_lab):
     assert len(trials_of(again)) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_left_running_is_queued_again(make_lab):
     lab = make_lab()
     lab.folder.mkdir()
@@ -79,6 +80,7 @@ def test_a_trial_left_running_is_queued_again(make_lab):
     assert run_study(lab)
 
 
+@pytest.mark.slow
 def test_records_and_not_trials_say_what_is_done(make_lab):
     lab = make_lab()
     run_study(lab)
@@ -93,6 +95,7 @@ def test_records_and_not_trials_say_what_is_done(make_lab):
     assert [t.state for t in trials_of(third)] == [TrialState.COMPLETE] * 2
 
 
+@pytest.mark.slow
 def test_a_failed_variant_fails_its_trial_and_the_study(make_lab, monkeypatch):
     def explode(*_):
         raise FloatingPointError("loss is nan")
@@ -106,6 +109,7 @@ def test_a_failed_variant_fails_its_trial_and_the_study(make_lab, monkeypatch):
     assert run_study(make_lab())
 
 
+@pytest.mark.slow
 def test_a_task_added_later_measures_that_alone_and_ends_its_trials(make_lab):
     first = make_lab(TINY[: TINY.index("  train:")])
     assert run_study(first)
@@ -115,6 +119,7 @@ def test_a_task_added_later_measures_that_alone_and_ends_its_trials(make_lab):
     assert [(t.state, len(t.values)) for t in trials_of(lab)] == [(TrialState.COMPLETE, 2)] * 2
 
 
+@pytest.mark.slow
 def test_lists_and_named_variants_become_choices(make_lab):
     lab = make_lab(TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}, two: {act: relu}}"))
     run_study(lab)
@@ -135,6 +140,7 @@ def test_a_broken_or_full_storage_is_one_message(make_lab, tmp_path):
     assert run_study(make_lab())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are Unix's")
 def test_a_full_disk_is_one_message_and_harms_nothing(tmp_path):
     study = tmp_path / "tiny.yaml"

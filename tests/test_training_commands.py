@@ -126,6 +126,7 @@ def test_a_network_without_attention_is_judged_without_maps(evitlab, tmp_path):
     assert not list(only(tmp_path / "results").glob("attention*"))
 
 
+@pytest.mark.slow
 def test_a_network_of_timm_is_trained_and_read_back(evitlab, tmp_path):
     code, _, _ = evitlab("train", "timm:test_resnet", *options(*QUICK))
     assert code == 0

@@ -289,6 +289,7 @@ def check_combinations(name: str, *, seed: int, count: int) -> None:
         check_runs(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deit_t", "swin_t", "efficientvit_m0", "efficientvit_m5"])
 def test_all_knobs_combine(name):
     check_combinations(name, seed=0, count=15)
