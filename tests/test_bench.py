@@ -90,6 +90,7 @@ def test_set_holds_for_every_model_and_what_is_behind_its_name_comes_first(evitl
     assert dims == [4, 8]
 
 
+@pytest.mark.slow
 def test_a_batch_curve(evitlab, tmp_path):
     code, out, _ = evitlab("bench", f"deit_t:{SMALL}", "--batch-curve", "--smoke")
     assert code == 0
@@ -110,6 +111,7 @@ def test_a_self_test_that_fails_has_exit_code_1(evitlab, monkeypatch, ratios, co
     assert f"{ratios[0]:.3f}" in out
 
 
+@pytest.mark.slow
 def test_a_profile_with_its_trace(evitlab, tmp_path):
     code, out, _ = evitlab("profile", f"deit_t:{SMALL}", "--batch-size", "2", "--with", "repeats=2", "--trace")
     assert code == 0
@@ -137,6 +139,7 @@ def test_peaks_are_measured_once_a_machine(evitlab, tmp_path, monkeypatch):
     assert [record.task for record in read_records(tmp_path / "results" / "peaks")] == ["peaks", "peaks"]
 
 
+@pytest.mark.slow
 def test_show_prints_them_again(evitlab):
     model = f"deit_t:{SMALL}"
     evitlab("bench", model, *QUICK)

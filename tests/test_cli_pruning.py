@@ -152,6 +152,7 @@ def test_a_target_that_is_missed_fails_after_the_others(evitlab):
     assert "is left" in err
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_so_and_goes_on(evitlab, tmp_path, monkeypatch):
     command = ["prune", SMALL, *STEPS, *options(*QUICK)]
 

@@ -181,6 +181,7 @@ def test_each_failure_is_a_record_the_rest_goes_on_and_the_next_start_mends_it(c
     assert sorted(again) == [("build", "macs"), *(((name, "train")) for name in ("build", "cuda", "memory", "nan"))]
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_study_with_2_and_the_next_start_goes_on(commands):
     study = commands.study(TRAINED)
     code, said = commands.run(*study, fault="disk")
@@ -194,6 +195,7 @@ def test_a_full_disk_stops_the_study_with_2_and_the_next_start_goes_on(commands)
     assert commands.run(*study)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_from_there(commands, number, code, name):
     storage = str(commands.folder / "shared.journal") if number == signal.SIGTERM else None

@@ -17,6 +17,7 @@ from evitlab.report.evaluation.report import write_attention, write_evaluation
 from evitlab.report.training_figures import training_plot
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_written(tmp_path):
     evaluation, curves = make_evaluation(10, absent=1)
     write_evaluation(evaluation, curves, tmp_path, model="deit_t")
@@ -32,6 +33,7 @@ def test_tables_and_figures_are_written(tmp_path):
     assert imread(tmp_path / "roc.png").ndim == 3
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch():
     modules = "evaluation.report", "training_figures"
     code = "\n".join(f"import evitlab.report.{module}" for module in modules) + "\nimport sys; print(*sys.modules)"

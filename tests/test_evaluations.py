@@ -39,6 +39,7 @@ def found_in(folder: Path, variant: str) -> int:
     return int(np.trace(table.iloc[:, 1:].to_numpy()))
 
 
+@pytest.mark.slow
 def test_each_variant_has_a_folder_with_its_first_seed(tmp_path):
     trainings = [make_record("train", make_training(), variant=name) for name in ("v", ODD)]
     records = [
@@ -81,6 +82,7 @@ def test_curves_that_are_lost_or_of_another_record_are_said_not_drawn(tmp_path):
     assert not list((tmp_path / "evaluations").rglob("*.csv"))
 
 
+@pytest.mark.slow
 def test_a_network_without_attention_says_so(tmp_path):
     shown = write_evaluations([judge(tmp_path, "v", 0, without="it has none")], tmp_path)
     assert all(picture.caption.endswith(" No attention maps: it has none.") for picture in shown.pictures[1:])

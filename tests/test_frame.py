@@ -38,6 +38,7 @@ def test_files_are_the_same_in_every_process():
     assert found == [here, here]
 
 
+@pytest.mark.slow
 def test_one_call_writes_every_format(tmp_path):
     files = write_figure(draw(), tmp_path, "roofline")
     assert list(files) == ["roofline.png", "roofline.svg"] == [f"roofline.{kind}" for kind in FORMATS]

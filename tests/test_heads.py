@@ -151,6 +151,7 @@ def test_timm_s_networks_are_numbered_by_layer():
         head_similarity(timm.create_model("test_resnet"), draw_images(2, 64, 64))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images():
     """One image over and over takes no memory by itself: what tensors hold at the end is what was kept."""
     model, image = make_model("deit_t"), draw_images(1, 64, 64)

@@ -144,6 +144,7 @@ def test_blocks_without_attention_are_named_in_the_table(evitlab):  # noqa: F811
     assert "no attention" in out
 
 
+@pytest.mark.slow
 def test_smoke_walks_the_same_path(evitlab, tmp_path):  # noqa: F811
     code, _, _ = evitlab("heads", "deit_t", "--smoke", *options("threads=1"))
     assert code == 0

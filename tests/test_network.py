@@ -233,6 +233,7 @@ def test_folding_changes_no_output_in_float32(name, knobs):
         assert relative_error(fold_batchnorm(model)(images), model.eval()(images)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ZOO if name.startswith("efficientvit")])
 def test_no_batch_norm_remains_in_a_published_network(name):
     model = make_model(make_config(name))

@@ -54,7 +54,7 @@ def search(config, scores, *, cost, target, floors, by_cost):
     return {key: tuple(tuple(sorted(order)) for order in orders) for key, orders in left.items()}
 
 
-@pytest.mark.parametrize("by_cost", [True, False])
+@pytest.mark.parametrize("by_cost", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
 @pytest.mark.parametrize("name", ["DeiT", "Swin", "EfficientViT", "DeiT, cascaded, wide V"])
 def test_it_is_the_plain_search(name, cost, by_cost):
@@ -102,6 +102,7 @@ def test_the_full_target_keeps_everything():
     assert plan.share == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_more_pruning_keeps_less_of_everything(config):
     """And never costs more; every plan can be cut."""

@@ -193,6 +193,7 @@ def test_nothing_to_draw_is_said(figure, said):
     assert not figure.axes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw", [runtime_breakdown, mhsa_ffn_bars, lambda p, title: roofline_plot(p["a"], title=title)]
 )

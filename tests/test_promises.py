@@ -37,6 +37,7 @@ def contained(clock, noise, scale, *, runs, seed=0):
     return hits / runs, taken / runs
 
 
+@pytest.mark.slow
 def test_stopping_early_does_not_break_the_promise_of_the_interval(clock):
     share, rounds_taken = contained(clock, drifting_spikes, 0.015, runs=80)
     assert 25 < rounds_taken < 60  # otherwise it did not stop by its own choice

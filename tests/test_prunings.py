@@ -122,6 +122,7 @@ def test_other_settings_are_another_pruning_and_lost_weights_are_made_again(tmp_
     assert measured(third).weights == "weights/macs=0.6-random-seed0"
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_reached_does_not_stop_the_others(tmp_path):
     save_model(make_network(), tmp_path / "saved")
     targets = [Target(kind="macs", value=0.05), Target(kind="macs", value=0.8)]

@@ -101,6 +101,7 @@ def test_nothing_is_done_twice(make_lab, monkeypatch):
     assert (lab.folder / "records.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_conditions_are_other_work(make_lab):
     lab = make_lab()
     run_variants(lab, everything(lab))
@@ -148,6 +149,7 @@ def test_a_failure_is_a_record_and_the_rest_goes_on(make_lab, monkeypatch):
     assert find_missing(again, everything(again)) == []
 
 
+@pytest.mark.slow
 def test_one_variant_that_cannot_be_timed_spoils_no_other(make_lab, monkeypatch):
     real = runner.measure_throughput
 
@@ -175,6 +177,7 @@ def test_a_variant_that_cannot_be_matched_goes_no_further(make_lab, monkeypatch)
     assert any(record.variant == "base" and record.status == "ok" for record in lab.records)
 
 
+@pytest.mark.slow
 def test_equal_work_asked_for_otherwise_is_taken_over(make_lab, monkeypatch):
     """Another batch size of the profile changes nothing about a training."""
     text = TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", "variants: {one: {mhsa_ratio: 1}}")
@@ -212,6 +215,7 @@ match: {speedup: 1.2, reference: own, max_measurements: 1, tolerance: 0.4}
 """
 
 
+@pytest.mark.slow
 def test_each_variant_is_timed_in_turn_with_the_network_it_starts_from(make_lab):
     other = "{name: deit_t, width: 24, depth: 1, image_size: 32, patch_size: 8, num_classes: 8}"
     text = TINY.replace("grid: {mhsa_ratio: [0.5, 1]}", f"grid: {{base: [{other}], mhsa_ratio: [1]}}")

@@ -43,6 +43,7 @@ def trials_of(lab, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
     return open_trials(lab, open_local(lab.folder)).read(*states)
 
 
+@pytest.mark.slow
 def test_a_study_becomes_trials_with_its_knobs_and_results(make_lab):
     lab = make_lab()
     assert run_study(lab)
@@ -130,6 +131,7 @@ def test_lists_and_named_variants_become_choices(make_lab):
     assert [t.params for t in trials_of(lists)] == [{"image_size": "[32, 64]"}, {"image_size": 32}]
 
 
+@pytest.mark.slow
 def test_a_broken_or_full_storage_is_one_message(make_lab, tmp_path):
     lab = make_lab()
     lab.folder.mkdir()
@@ -166,6 +168,7 @@ def test_objectives_follow_the_tasks(make_lab):
     assert objectives(make_lab().study) == [("top1", "maximize"), ("speed_ratio", "maximize")]
 
 
+@pytest.mark.slow
 def test_only_one_run_at_a_time_and_a_dead_one_locks_nothing_out(tmp_path):
     code = f"from evitlab.sweep.run import lock_folder\nfrom pathlib import Path\nimport time\n" \
            f"with lock_folder(Path({str(tmp_path)!r})): print('locked', flush=True); time.sleep(60)"  # fmt: skip

@@ -119,6 +119,7 @@ def test_an_evaluation_of_what_was_trained(evitlab, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_network_without_attention_is_judged_without_maps(evitlab, tmp_path):
     code, _, err = evitlab("evaluate", "timm:test_resnet", "--image-size", "32", *options(*FEW))
     assert code == 0

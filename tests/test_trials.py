@@ -92,6 +92,7 @@ def propose_all(lab: Lab, storage: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_one_seed_and_one_worker_give_the_same_proposals_none_twice(make_lab, tmp_path, sampler):
     text = SEARCH.replace("random", sampler).replace("variants: 8", "variants: 18")
@@ -110,6 +111,7 @@ def test_a_study_that_was_killed_goes_on_with_the_proposals_it_would_have_made(m
     assert begun + went_on == whole
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_nothing_new_is_left(make_lab):
     text = SEARCH.replace("low: 8, high: 32", "low: 8, high: 12").replace("variants: 8", "variants: 12")
     lab = make_lab(text)
@@ -123,6 +125,7 @@ def test_proposals_of_several_workers_differ(make_lab, journal):
     assert len(claimed) == len(set(claimed)) == 8
 
 
+@pytest.mark.slow
 def test_what_is_outside_the_limits_is_infeasible_and_another_is_proposed(make_lab):
     lab = make_lab(SEARCH + "limits: {macs: [0.5, 1.5]}\n")
     assert run_study(lab)
