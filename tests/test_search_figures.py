@@ -48,6 +48,15 @@ def test_each_base_has_a_row():
     assert ["swin_t" in axes.get_title(loc="left") for axes in figure.axes] == [False, False, True, True]
 
 
+def test_no_bar_is_cut_however_long_those_before_it():
+    rows = make_importance(("deit_t", "swin_t"))
+    rows.loc[(rows["base"] == "swin_t") & (rows["knob"] == "mhsa_ratio"), "importance"] = 0.9
+    for axes in importance_bars(rows, title="T").axes:
+        longest = max(bar.get_width() for bars in axes.containers for bar in bars)
+        assert axes.get_xlim()[0] == 0
+        assert axes.get_xlim()[1] >= max(longest, 90)
+
+
 def test_the_front_is_what_no_other_beats():
     """Checked against the definition, all pairs."""
     speeds = pd.Series([1.0, 2.0, 3.0, 4.0, 2.0, 1.0], index=list("abcdef"))

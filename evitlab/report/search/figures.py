@@ -58,6 +58,7 @@ def importance_bars(importance: pd.DataFrame, *, title: str, subtitle: str = "")
                 own = importance[(importance["base"] == base) & (importance["objective"] == objective)]
                 _draw_importance(axes, own, knobs)
                 axes.set_title(f"{objective}{f', {base}' if base else ''}: share of its variance, %", loc="left")
+        grid[0][0].set_xlim(left=0)  # of all; set before the last is drawn, it would cut longer bars
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -72,7 +73,6 @@ def _draw_importance(axes: Axes, rows: pd.DataFrame, knobs: Sequence[str]) -> No
         axes.hlines(places, low, high, color=INK, linewidth=1.6)
     axes.set_yticks(range(len(knobs)), list(knobs))
     axes.set_ylim(len(knobs) - 0.5, -0.5)
-    axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
 
 
