@@ -172,19 +172,30 @@ class Study:
     def tasks_of(self, variant: Variant) -> list[str]:
         """What is done to a variant, in this order; a reference is neither matched to itself nor trained."""
         tasks = ("macs", "throughput", "operators") if variant.name in self.references else TASK_ORDER
-        return [task for task in tasks if self.settings(task) is not None]
+        return [task for task in tasks if self._plain[task] is not None]
 
     def settings(self, task: str) -> dict[str, Any] | None:
         """A task's settings as plain data, without seeds and where data lie; None where the study does not run it.
 
         Those of a task on trained weights hold the training's.
         """
+        plain = self._plain[task]
+        return None if plain is None else dict(plain)
+
+    @cached_property
+    def _plain(self) -> dict[str, dict[str, Any] | None]:
+        """What `settings` gives, by task: made once, as tables ask for it with every row."""
+        plain = {task: self._make_plain(task) for task in TASK_ORDER}
+        return {
+            task: {**found, "train": plain["train"]} if found is not None and task in ON_WEIGHTS else found
+            for task, found in plain.items()
+        }
+
+    def _make_plain(self, task: str) -> dict[str, Any] | None:
         settings = self.match if task == "match" else getattr(self.tasks, task)
         if settings is None:
             return None
         plain = {name: value for name, value in asdict(settings).items() if name not in ("seeds", "data_root")}
-        if task in ON_WEIGHTS:
-            return {**plain, "train": self.settings("train")}
         return {**plain, "recipe": as_asked(settings.recipe)} if isinstance(settings, TrainSettings) else plain
 
     def seeds(self, task: str) -> tuple[int, ...]:

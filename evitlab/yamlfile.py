@@ -13,7 +13,7 @@ class YamlError(UserError):
     """A file that is not there, or is no YAML; the message says where."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # many times as fast where it is
     """PyYAML's safe loader, without its two surprises: 2e-3 is a number here, and a repeated key an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
