@@ -345,14 +345,14 @@ def test_all_mistakes_come_at_once(write):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("question: [a\nsource: b", r"line 2, column 7: expected ',' or '\]'"),
+        ("question: [a\nsource: b", r"line 2, column 7: .*expected ',' or '\]'"),
         ("question: a\nquestion: b", "line 2, column 1: 'question' stands here twice"),
         ("a: !!python/object/apply:os.system [echo]", "line 1, column 4: could not determine a constructor"),
         ("- a\n- b", "must hold a mapping with the fields question, source"),
         ("", "must hold a mapping with the fields question, source, .* but got None"),
         ("question: 2020-01-01", "must hold plain finite values"),
         ("question: .nan", "must hold plain finite values"),
-        ("question: \x01", "special characters are not allowed"),
+        ("question: \x01", "(special|control) characters are not allowed"),
     ],
 )
 def test_what_is_no_study_at_all_says_where(write, text, expected):
