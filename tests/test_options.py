@@ -27,7 +27,7 @@ def test_values_are_read_as_in_a_study():
         (["a"], "--set must be given as NAME=VALUE, but got 'a'"),
         (["=1"], "--set must be given as NAME=VALUE, but got '=1'"),
         (["a=1", "a=2"], "--set: a is given twice"),
-        (["a=[1"], r"--set a=\[1: line 1"),
+        (["a=[1"], r"--set a=\[1: line [12], .*expected"),
         (["a=!!python/object/apply:os.system [echo]"], "could not determine a constructor"),
     ],
 )
