@@ -128,11 +128,12 @@ def test_never_measures_a_width_twice_and_ends():
     assert choose({2: 1.1}, 9.0, step=2, tolerance=0.02, tried=[2]) == 4
 
 
-M4 = Variant(name="m4", network="efficientvit_m4", knobs={"image_size": 32, "num_classes": 4}, changes={})
+M4_KNOBS = {"image_size": 32, "num_classes": 4}
+M4 = Variant(name="m4", network="efficientvit_m4", knobs=M4_KNOBS, changes={})
 
 
 def measure_by(monkeypatch, law):
-    """A law of speed over all stages' widths."""
+    """A law of speed over all stages' widths, for a network that differs from its reference in its classes alone."""
 
     def measure_throughput(models, **settings):
         ratios = {name: law([stage.width for stage in model.config.stages]) for name, model in models.items()}
@@ -141,7 +142,7 @@ def measure_by(monkeypatch, law):
     monkeypatch.setattr(subnetworks, "measure_throughput", measure_throughput)
     return match_throughput(
         {"base": build_model(M4.make_config(), seed=0)},
-        [replace(M4, speedup=1.0)],
+        [replace(M4, knobs={**M4_KNOBS, "num_classes": 5}, speedup=1.0)],
         settings=MatchSettings(speedup=1.0, tolerance=0.02, max_measurements=8),
         timing=ThroughputSettings(batch_size=1),
         device="cpu",
@@ -171,6 +172,7 @@ def test_a_staircase_is_searched_on_both_sides(monkeypatch):
 
     found = measure_by(monkeypatch, law)
     assert found.reached
+    assert len(found.steps) > 1
     assert len({step.ratio for step in found.steps}) == len(found.steps), "no network is measured twice"
 
 
