@@ -247,6 +247,19 @@ def _is_json(line: bytes) -> bool:
 
 def _parse(line: bytes, *, where: str) -> Record:
     try:
+        record = RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        _check_schema(line, where=where)
+        raise StoreError(f"{where}: " + "; ".join(explain(error, Record))) from None
+    if record.schema != SCHEMA:
+        _check_schema(line, where=where)
+    _check_measurement(record, where=where)
+    return record
+
+
+def _check_schema(line: bytes, *, where: str) -> None:
+    """What no look at single fields would find: a line that is no JSON, or is of another version."""
+    try:
         data = json.loads(line.decode())
     except ValueError:
         text = shorten(line.decode(errors="replace"))
@@ -258,12 +271,6 @@ def _parse(line: bytes, *, where: str) -> Record:
         raise StoreError(f"{where}: schema {schema} is older than {SCHEMA}: move the file away and measure again")
     if schema != SCHEMA:
         raise StoreError(f"{where}: schema: must be {SCHEMA}, but got {schema!r}")
-    try:
-        record = RECORD.validate_json(line, strict=True)
-    except ValidationError as error:
-        raise StoreError(f"{where}: " + "; ".join(explain(error, Record))) from None
-    _check_measurement(record, where=where)
-    return record
 
 
 def _check_measurement(record: Record, *, where: str) -> None:

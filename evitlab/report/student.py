@@ -1,6 +1,7 @@
 """Student's t for whole degrees of freedom: every table of seeds needs it, and scipy.stats takes a second to import."""
 
 from collections.abc import Sequence
+from functools import cache
 from math import cos, pi, sin, sqrt, tan
 from statistics import stdev
 
@@ -14,6 +15,7 @@ def half_width(values: Sequence[float]) -> float:
     return t_quantile(LEVEL, count - 1) * stdev(values) / sqrt(count)
 
 
+@cache
 def t_quantile(level: float, freedom: int) -> float:
     """The t that |T| stays below with probability `level`, found by bisection of the exact series of its distribution.
 

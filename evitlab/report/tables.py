@@ -294,8 +294,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "top-1 %, paper": ("paper_top1", percent),
         "not measured": ("missing", str),
     }
+    rows = table.to_dict("records")
     cells = {
-        header: [_cell(row, name, show, say_seeds=len(seeds) > 1) for _, row in table.iterrows()]
+        header: [_cell(row, name, show, say_seeds=len(seeds) > 1) for row in rows]
         for header, (name, show) in columns.items()
         if table[name].notna().any()
     }
@@ -323,7 +324,7 @@ def render_terminal(table: pd.DataFrame, *, title: str, beside: Sequence[str] = 
     return shown
 
 
-def _cell(row: "pd.Series[Any]", name: str, show: Callable[[Any], str], *, say_seeds: bool) -> str:
+def _cell(row: Mapping[Any, Any], name: str, show: Callable[[Any], str], *, say_seeds: bool) -> str:
     if pd.isna(row[name]):
         return ""
     text = show(row[name])

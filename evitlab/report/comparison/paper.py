@@ -132,16 +132,19 @@ def compare_rows(
     if not paper or not groups:
         return None
     indexed = table.set_index("variant")
+    pairs = [pair for names in groups.values() for pair in _pair_up(names, values)]
+    told = {frozenset((pair["variant"], pair["other"])) for pair in pairs if pair["separable"]}
     rows = [
-        _row(indexed, values, name, other, names=groups[other], paper=paper, speeds=paper_speeds)
-        for other in groups
-        for name in groups[other]
+        _row(indexed, values, name, other, paper=paper, speeds=paper_speeds)
+        | {"not_separable_from": [each for each in names if each != name and frozenset((name, each)) not in told]}
+        for other, names in groups.items()
+        for name in names
     ]
     compared = pd.DataFrame(rows, columns=list(COLUMNS))
     return Comparison(
         table=compared.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES}),
         series=tuple(_summarise(other, names, values, paper) for other, names in groups.items()),
-        pairs=pd.DataFrame([pair for names in groups.values() for pair in _pair_up(names, values)]),
+        pairs=pd.DataFrame(pairs),
     )
 
 
@@ -160,7 +163,6 @@ def _row(
     name: str,
     other: str,
     *,
-    names: Sequence[str],
     paper: Mapping[str, float],
     speeds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -169,7 +171,6 @@ def _row(
         "compared_with": other,
         "paper_top1": paper.get(name),
         "top1": table["top1"][name],
-        "not_separable_from": [each for each in names if each != name and not _separable(values[name], values[each])],
         "match_reached": table["match_reached"][name],
     }
     if name == other:
@@ -199,11 +200,6 @@ def judge(ours: Difference, theirs: float | None) -> str:
     if not theirs:
         return "higher" if ours.value > 0 else "lower"
     return "agrees" if (theirs > 0) == (ours.value > 0) else "disagrees"
-
-
-def _separable(row: Values, other: Values) -> bool:
-    found = pair_difference(row, other)
-    return found is not None and found.separable
 
 
 def _pair_up(names: Sequence[str], values: Mapping[str, Values]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The comparison with the paper as tables of text: for the page, for a terminal, and pair by pair."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,21 +16,21 @@ PAGE_HAS_MORE = "The page has the rank correlation with the paper, and what this
 
 def readable_comparison(comparison: Comparison) -> pd.DataFrame:
     """A row a variant, in percentage points, those compared with one row below it; intervals on a second line."""
-    table = comparison.table
+    table, rows = comparison.table, comparison.table.to_dict("records")
     cells = {
         "variant": [str(name) for name in table["variant"]],
-        "paper, points": [_points(row, "paper_difference") for _, row in table.iterrows()],
-        "ours, points": [_points(row, "difference") for _, row in table.iterrows()],
+        "paper, points": [_points(row, "paper_difference") for row in rows],
+        "ours, points": [_points(row, "difference") for row in rows],
         "n": ["" if pd.isna(count) else str(count) for count in table["seeds"]],
-        "sign": [_sign(row) for _, row in table.iterrows()],
+        "sign": [_sign(row) for row in rows],
         "verdict": ["" if pd.isna(verdict) else str(verdict) for verdict in table["verdict"]],
-        "speed, paper": [_ratio(row, "paper_speed_ratio") for _, row in table.iterrows()],
-        "speed, ours": [_ratio(row, "speed_ratio") for _, row in table.iterrows()],
+        "speed, paper": [_ratio(row, "paper_speed_ratio") for row in rows],
+        "speed, ours": [_ratio(row, "speed_ratio") for row in rows],
     }
     return pd.DataFrame({name: column for name, column in cells.items() if any(column)})
 
 
-def _points(row: "pd.Series[Any]", name: str) -> str:
+def _points(row: Mapping[Any, Any], name: str) -> str:
     if row["variant"] == row["compared_with"]:
         return "compared with"
     if pd.isna(row[name]):
@@ -40,11 +41,11 @@ def _points(row: "pd.Series[Any]", name: str) -> str:
     return text
 
 
-def _sign(row: "pd.Series[Any]") -> str:
+def _sign(row: Mapping[Any, Any]) -> str:
     return "" if pd.isna(row["sign_agrees"]) else "agrees" if row["sign_agrees"] else "opposite"
 
 
-def _ratio(row: "pd.Series[Any]", name: str) -> str:
+def _ratio(row: Mapping[Any, Any], name: str) -> str:
     if pd.isna(row[name]):
         return ""
     text = f"{row[name]:.2f}"
@@ -55,7 +56,7 @@ def _ratio(row: "pd.Series[Any]", name: str) -> str:
 
 def pair_matrix(comparison: Comparison, series: Series) -> pd.DataFrame:
     """Row minus column in points where the seeds separate them, else `NOT_SEPARABLE`; columns by number."""
-    found = {(pair["variant"], pair["other"]): pair for _, pair in comparison.pairs.iterrows()}
+    found = {(pair["variant"], pair["other"]): pair for pair in comparison.pairs.to_dict("records")}
     rows = []
     for number, name in enumerate(series.rows, start=1):
         row = {"row": f"{number} {name}"}
@@ -65,7 +66,7 @@ def pair_matrix(comparison: Comparison, series: Series) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _pair_cell(found: dict[tuple[Any, Any], "pd.Series[Any]"], name: str, other: str) -> str:
+def _pair_cell(found: dict[tuple[Any, Any], Mapping[Any, Any]], name: str, other: str) -> str:
     if name == other:
         return ""
     sign, pair = (1, found.get((name, other))) if (name, other) in found else (-1, found.get((other, name)))
