@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from evitlab.problems import UserError
+from evitlab.problems import UserError, suggest
 
 
 class YamlError(UserError):
@@ -35,6 +35,9 @@ def read_yaml(path: Path) -> Any:
     """The file's content as plain values."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        beside = [each.name for each in path.parent.glob("*.y*ml")]
+        raise YamlError(f"cannot be read: {error.strerror}{suggest(path.name, beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text ({error.reason})"
         raise YamlError(f"cannot be read: {reason}") from None

@@ -363,6 +363,8 @@ def test_a_missing_file_and_a_folder(tmp_path):
     assert problems_of(tmp_path / "none.yaml") == ["cannot be read: No such file or directory"]
     (tmp_path / "folder.yaml").mkdir()
     assert problems_of(tmp_path / "folder.yaml") == ["cannot be read: Is a directory"]
+    [problem] = problems_of(tmp_path / "folder.yml")
+    assert problem.endswith("; did you mean folder.yaml?")
 
 
 @pytest.mark.parametrize("name", ["..yaml", "a b.yaml", "-a.yaml", "ä.yaml"])
