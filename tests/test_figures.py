@@ -151,6 +151,18 @@ def test_several_knobs_put_the_variants_on_the_axis_unjoined():
     assert sorted(heights) == sorted(table["variant"].tolist()[1:])
 
 
+def test_long_names_of_a_grid_keep_what_tells_them_apart():
+    """The network and the knob: 34 letters, more than a line beside the panel has."""
+    records = [r if r.variant == "base" else replace(r, variant=f"base=efficientvit_m4, {r.variant}") for r in STUDY]
+    table = table_of(records)
+    table["knob_base"] = "efficientvit_m4"
+    table.loc[1, "knob_base"] = "deit_t"  # two knobs vary, so that points have names
+    tradeoff = list(panels(draw(table)).values())[1]
+    assert sorted(text.get_text() for text in tradeoff.texts) == sorted(
+        name.replace(", ", ",\n") for name in table["variant"].tolist()[1:]
+    )
+
+
 def test_a_knob_that_is_equal_everywhere_changes_nothing():
     accuracy, *_ = panels(draw(table_of(with_knobs(STUDY, norm=["layer"], elsewhere=["layer"])))).values()
     assert accuracy.get_xlabel() == "mhsa_ratio"

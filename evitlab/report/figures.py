@@ -1,6 +1,6 @@
 """The study's figures, drawn from its table and records. Nothing here touches pyplot's state or a display."""
 
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 import numpy as np
@@ -152,12 +152,13 @@ def _name_points(axes: Axes, rows: pd.DataFrame, x: "pd.Series[float]", y: "pd.S
     rising = sorted(named, key=lambda row: (y[row], -x[row]))
     for row, place in zip(rising, np.linspace(0.02, 0.98, len(rising)), strict=True):
         axes.annotate(
-            shorten(str(rows["variant"][row]), 30, placeholder=" ..."),
+            "\n".join(wrap(str(rows["variant"][row]), 30, max_lines=2, placeholder=" ...")),
             (x[row], y[row]),
             xytext=(1.04, place),
             textcoords="axes fraction",
             va="center",
             fontsize="small",
+            linespacing=0.95,
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)},
         )
 
