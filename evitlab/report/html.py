@@ -45,7 +45,11 @@ RULES = {
         "Throughput holds for the machine, versions and settings named below. Intervals are bootstrap 95% "
         "intervals of the median; they do not cover a change of machine."
     ),
-    "speed_ratio": "Speed over base compares timings taken in turn, round by round.",
+    "speed_ratio": (
+        "Speed over base, or another reference, compares timings taken in turn, round by round. Many variants are "
+        "timed a few at a time, each time with their references: the machine may be faster one time, which moves "
+        "images/s but not the ratios."
+    ),
     "memory_bound_share": (
         "Memory-bound operators are copies and reshapes, element-wise operations and norms; the share is of "
         "operator time, not of wall time."
