@@ -1,5 +1,6 @@
 """Differences between rows: against scipy, by hand, and in simulation."""
 
+from itertools import combinations
 from math import sqrt
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy import stats
 
 from evitlab.report.comparison.differences import (
+    adjust_p_values,
     detectable_difference,
     pair_difference,
     pool_deviation,
@@ -29,6 +31,7 @@ def test_the_interval_is_that_of_the_paired_t_test():
     assert found.value == pytest.approx(0.0275)
     assert found.seeds == 4
     assert found.separable == (told.pvalue < 0.05)
+    assert found.p_value == pytest.approx(told.pvalue)
 
 
 def test_by_hand():
@@ -47,7 +50,37 @@ def test_only_seeds_of_both_count_and_in_their_order():
 def test_one_seed_separates_nothing_and_none_says_nothing():
     found = pair_difference({0: 9.0}, {0: 1.0})
     assert (found.value, found.low, found.high, found.separable) == (8.0, None, None, False)
+    assert found.p_value is None
     assert pair_difference({0: 9.0}, {1: 1.0}) is None
+
+
+def test_without_spread_a_difference_is_certain_and_none_is_not():
+    assert pair_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0}).p_value == 0
+    assert pair_difference({0: 2.0, 1: 3.0}, {0: 2.0, 1: 3.0}).p_value == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+def test_adjusted_p_values_are_those_of_closed_testing(count):
+    """A hypothesis falls when every set of hypotheses that it is part of falls by Bonferroni: a loop over all sets."""
+    p_values = [*np.random.default_rng(count).uniform(0, 1, count), 0.01, 0.01]
+    places = range(len(p_values))
+    sets = [each for size in places for each in combinations(places, size + 1)]
+    expected = [max(min(1, len(s) * min(p_values[p] for p in s)) for s in sets if place in s) for place in places]
+    assert adjust_p_values(p_values) == pytest.approx(expected)
+    assert adjust_p_values([]) == []
+
+
+def test_among_equals_hardly_a_study_has_an_adjusted_difference():
+    """Ten rows that do not differ from their base, 5 seeds: without adjusting a third of studies have one at least."""
+    generator = np.random.default_rng(0)
+    least, plain = [], []
+    for _ in range(500):
+        base = seeds_of(generator.normal(0, 1, 5))
+        found = [pair_difference(seeds_of(generator.normal(0, 1, 5)), base).p_value for _ in range(10)]
+        plain.append(min(found) < 0.05)
+        least.append(min(adjust_p_values(found)) < 0.05)
+    assert np.mean(least) <= 0.05 + 2 * sqrt(0.05 * 0.95 / 500)
+    assert np.mean(plain) > 0.15
 
 
 def test_what_a_seed_does_to_both_rows_is_not_in_the_interval():

@@ -6,7 +6,7 @@ import pytest
 from fake_comparison import TEXT, TOP1, compare, make_records, read_study
 from scipy import stats
 
-from evitlab.report.comparison.differences import Difference
+from evitlab.report.comparison.differences import Difference, adjust_p_values
 from evitlab.report.comparison.paper import COLUMNS, judge, speed_cells, summarise
 from evitlab.study import load_study
 
@@ -31,6 +31,10 @@ def test_each_row_has_the_papers_difference_and_ours(comparison):
     assert (table["difference_low"]["unsure"], table["difference_high"]["unsure"]) == pytest.approx(tuple(told))
     assert pd.isna(table["difference"]["plain"])
     assert list(table["verdict"].fillna("")) == ["", "agrees", "disagrees", "not separable", "lower"]
+    told = [stats.ttest_rel(TOP1[name], TOP1["plain"]).pvalue for name in list(TOP1)[1:]]
+    assert list(table["p_value"])[1:] == pytest.approx(told)
+    assert list(table["p_adjusted"])[1:] == pytest.approx(adjust_p_values(told))
+    assert table[["p_value", "p_adjusted"]].iloc[0].isna().all()
     signs = [None if pd.isna(sign) else bool(sign) for sign in table["sign_agrees"]]
     assert signs == [None, True, False, True, None]
     assert list(table["seeds"]) == [3] * 5
@@ -80,6 +84,7 @@ def test_the_whole_in_sentences(comparison):
         "Compared with plain, n = 3 seeds: of 4 differences 1 separable with the paper's sign, 1 separable against it, "
         "1 separable and lower, where the paper has none; not separable, and so not ranked: unsure."
     )
+    assert "Adjusted for 4 comparisons (Holm), worse; better; unknown can still be told from 0." in text
     assert "2 of 3 differences have the paper's sign" in text
     (series,) = comparison.series
     means = [sum(TOP1[name]) / 3 for name in ("plain", "worse", "better", "unsure")]
@@ -100,12 +105,31 @@ def test_only_seeds_that_both_rows_have_are_paired(study):
     assert pd.isna(table["difference_low"]["better"])
 
 
+def test_what_is_told_apart_by_one_test_of_many_may_not_be_by_all(study):
+    """Differences of 4.7 standard errors: p = 0.042 for 2 degrees of freedom, over 0.05 for the second of two tests."""
+    near = [value + 0.1 + step for value, step in zip(TOP1["plain"], (-0.037, 0, 0.037), strict=True)]
+    found = compare(study, make_records(study, {**TOP1, "better": near}))
+    row = found.table.set_index("variant").loc["better"]
+    assert row["p_value"] < 0.05 < row["p_adjusted"]
+    assert row["verdict"] == "disagrees", "verdicts are one by one"
+    (text,) = summarise(found)
+    assert "Adjusted for 4 comparisons (Holm), worse; unknown can still be told from 0." in text
+    noise = {name: values if name == "plain" else near for name, values in TOP1.items()}
+    (text,) = summarise(compare(study, make_records(study, noise)))
+    assert "Adjusted for 4 comparisons (Holm), none can still be told from 0." in text
+    lost = {(name, seed) for name in TOP1 if name not in ("plain", "worse") for seed in range(3)}
+    (text,) = summarise(compare(study, make_records(study, lost=lost)))
+    assert "1 separable with the paper's sign" in text
+    assert "Adjusted" not in text, "one comparison stands for itself"
+
+
 def test_one_seed_ranks_nothing(study):
     found = compare(study, make_records(study, {name: values[:1] for name, values in TOP1.items()}))
     assert set(found.table["verdict"].dropna()) == {"not separable"}
     (text,) = summarise(found)
     assert "none can be told from 0; not separable, and so not ranked: worse; better; unsure; unknown." in text
     assert "With one seed no difference could have been told from chance." in text
+    assert "Adjusted" not in text
 
 
 def test_nothing_to_compare_is_none(study, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import evitlab
 from evitlab.problems import UserError
@@ -82,6 +83,13 @@ def test_compare_with_a_row(table):
     ]
     expected = np.mean([seeds[0][seed] - seeds[1][seed] for seed in seeds[0]])
     assert ours["difference"]["mhsa_ratio=0"] == pytest.approx(expected)
+    assert list(seeds[0]) == list(seeds[1])
+    told = stats.ttest_rel(list(seeds[0].values()), list(seeds[1].values()))
+    assert ours["p_value"]["mhsa_ratio=0"] == pytest.approx(told.pvalue)
+    tested = ours.dropna(subset=["p_value"]).sort_values("p_value")
+    assert len(tested) == 6
+    assert tested["p_adjusted"].iloc[0] == pytest.approx(6 * tested["p_value"].iloc[0])
+    assert tested["p_adjusted"].iloc[1] == pytest.approx(5 * tested["p_value"].iloc[1])
     ratio = rows["speed_ratio"]["mhsa_ratio=0"] / rows["speed_ratio"]["mhsa_ratio=0.5"]
     assert ours["speed_ratio"]["mhsa_ratio=0"] == pytest.approx(ratio)
     assert pd.isna(ours["difference"]["mhsa_ratio=0.5"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from math import cos, pi, sin, sqrt, tan
+from math import atan2, cos, pi, sin, sqrt, tan
 from statistics import stdev
 
 LEVEL = 0.95
@@ -26,6 +26,16 @@ def t_quantile(level: float, freedom: int) -> float:
     while low < (middle := (low + high) / 2) < high:  # until no number lies between them
         low, high = (middle, high) if _cover(middle, freedom) < level else (low, middle)
     return sqrt(freedom) * tan(low)
+
+
+def p_value(mean: float, half: float, freedom: int) -> float:
+    """P(|T| >= |t|) of a mean whose 95% interval reaches `half` to either side; 1 for a mean of 0 without spread.
+
+    >>> round(p_value(1.0, 1.0, 7), 6)
+    0.05
+    """
+    reach = abs(mean) * t_quantile(LEVEL, freedom)  # t is this over `half`
+    return 1 - _cover(atan2(reach, half * sqrt(freedom)), freedom)
 
 
 def _cover(angle: float, freedom: int) -> float:

@@ -11,7 +11,7 @@ from statistics import mean, variance
 import numpy as np
 from numpy.typing import NDArray
 
-from evitlab.report.student import LEVEL, half_width, t_quantile
+from evitlab.report.student import LEVEL, half_width, p_value, t_quantile
 
 POWER = 0.8
 
@@ -35,6 +35,11 @@ class Difference:
         """Whether the interval leaves out 0; a single seed separates nothing."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def p_value(self) -> float | None:
+        """Of the paired t test, two-sided; None for a single seed."""
+        return None if self.high is None else p_value(self.value, self.high - self.value, self.seeds - 1)
+
 
 def pair_difference(row: Values, other: Values) -> Difference | None:
     """Row minus other, paired by seed, as trainings of one seed see the same images in the same order; None where
@@ -50,6 +55,20 @@ def pair_difference(row: Values, other: Values) -> Difference | None:
         return Difference(value=value, low=None, high=None, seeds=count)
     half = half_width(differences)
     return Difference(value=value, low=value - half, high=value + half, seeds=count)
+
+
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for their number by Holm's steps (Scandinavian Journal of Statistics 6, 1979): of all tests between
+    equals none falls below 0.05 in 95% of studies, however the tests depend on one another.
+
+    >>> adjust_p_values([0.03, 0.01])
+    [0.03, 0.02]
+    """
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
 
 
 def detectable_difference(deviation: float, seeds: int) -> float | None:

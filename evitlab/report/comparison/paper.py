@@ -13,11 +13,13 @@ from evitlab.report.comparison.differences import (
     Difference,
     RankCorrelation,
     Values,
+    adjust_p_values,
     detectable_difference,
     pair_difference,
     pool_deviation,
     rank_correlation,
 )
+from evitlab.report.student import LEVEL
 from evitlab.store import measured
 from evitlab.study import Study
 
@@ -30,6 +32,8 @@ COLUMNS = {
     "difference": ("share", "ours to the row compared with: mean over the seeds of the difference within a seed"),
     "difference_low": ("share", "paired t 95% interval of it; empty for one seed"),
     "difference_high": ("share", "its upper end"),
+    "p_value": ("share", "of that t test, two-sided"),
+    "p_adjusted": ("share", "for the number of rows compared with the same one, by Holm's steps"),
     "seeds": ("count", "seeds that both rows were trained with"),
     "sign_agrees": ("flag", "whether both differences point the same way, separable from 0 or not"),
     "verdict": ("text", "one of `VERDICTS`"),
@@ -134,12 +138,12 @@ def compare_rows(
     indexed = table.set_index("variant")
     pairs = [pair for names in groups.values() for pair in _pair_up(names, values)]
     told = {frozenset((pair["variant"], pair["other"])) for pair in pairs if pair["separable"]}
-    rows = [
-        _row(indexed, values, name, other, paper=paper, speeds=paper_speeds)
-        | {"not_separable_from": [each for each in names if each != name and frozenset((name, each)) not in told]}
-        for other, names in groups.items()
-        for name in names
-    ]
+    rows: list[dict[str, Any]] = []
+    for other, names in groups.items():
+        found = [_row(indexed, values, name, other, paper=paper, speeds=paper_speeds) for name in names]
+        for row in adjust_rows(found):
+            alike = [each for each in names if each != row["variant"] and frozenset((row["variant"], each)) not in told]
+            rows.append(row | {"not_separable_from": alike})
     compared = pd.DataFrame(rows, columns=list(COLUMNS))
     return Comparison(
         table=compared.astype({name: DTYPES[unit] for name, (unit, _) in COLUMNS.items() if unit in DTYPES}),
@@ -187,10 +191,19 @@ def _row(
         "difference": ours.value,
         "difference_low": ours.low,
         "difference_high": ours.high,
+        "p_value": ours.p_value,
         "seeds": ours.seeds,
         "sign_agrees": None if not theirs or not ours.value else (theirs > 0) == (ours.value > 0),
         "verdict": judge(ours, theirs),
     }
+
+
+def adjust_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that are compared with one and the same, with p-values adjusted for their number."""
+    tested = [row for row in rows if row.get("p_value") is not None]
+    for row, adjusted in zip(tested, adjust_p_values([row["p_value"] for row in tested]), strict=True):
+        row["p_adjusted"] = adjusted
+    return rows
 
 
 def judge(ours: Difference, theirs: float | None) -> str:
@@ -256,7 +269,7 @@ def _describe(comparison: Comparison, series: Series, *, brief: bool) -> str:
     rows = comparison.table[comparison.table["compared_with"] == series.compared_with]
     missed = list(rows["variant"][~rows["match_reached"].fillna(True)])
     rows = rows[rows["variant"] != series.compared_with]
-    sentences = [_count_verdicts(rows, series)]
+    sentences = [_count_verdicts(rows, series), *_describe_adjusted(rows)]
     if missed:
         sentences.append(f"Not at the speed asked for, by more than the tolerance: {'; '.join(missed)}.")
     signs = rows["sign_agrees"].dropna()
@@ -280,6 +293,14 @@ def _count_verdicts(rows: pd.DataFrame, series: Series) -> str:
     told = [f"{verdicts[kind]} {words}" for kind, words in SEPARABLE.items() if kind in verdicts]
     text += f"of {len(rows)} differences {', '.join(told) or 'none can be told from 0'}"
     return text + (f"; not separable, and so not ranked: {'; '.join(open_rows)}." if open_rows else ".")
+
+
+def _describe_adjusted(rows: pd.DataFrame) -> list[str]:
+    """Which rows are told apart even among so many."""
+    if len(rows) < 2 or not (rows["p_value"] < 1 - LEVEL).any():
+        return []
+    kept = list(rows["variant"][rows["p_adjusted"] < 1 - LEVEL])
+    return [f"Adjusted for {len(rows)} comparisons (Holm), {'; '.join(kept) or 'none'} can still be told from 0."]
 
 
 def _describe_correlation(found: RankCorrelation | None) -> list[str]:

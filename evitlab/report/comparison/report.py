@@ -16,7 +16,8 @@ READING = (
     "Differences are in percentage points of top-1, each to the row that it is compared with. Ours are paired by seed, "
     "as trainings of one seed see the same images in the same order; their 95% intervals are of the paired t test. "
     "Where an interval holds 0 the row is not separable, and no order is claimed, whatever the means. Every comparison "
-    "stands by itself: of twenty between equals, one would look separable. The paper trained on ImageNet and states no "
+    "stands by itself: of twenty between equals, one would look separable, so what is left after Holm's adjustment for "
+    "their number is said as well. The paper trained on ImageNet and states no "
     "spread: compare signs and order, not height, and note that its own differences have no interval."
 )
 

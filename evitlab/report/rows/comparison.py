@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from evitlab.problems import suggest
 from evitlab.report.columns import DTYPES
 from evitlab.report.comparison.differences import Values, pair_difference
-from evitlab.report.comparison.paper import compare_rows, speed_cells
+from evitlab.report.comparison.paper import adjust_rows, compare_rows, speed_cells
 from evitlab.report.tables import TableError, speed_column
 
 COMPARABLE = (
@@ -30,6 +30,8 @@ DIFFERENCES = {
     "difference": ("share", "top1 less that of the row compared with: mean over the seeds that both have"),
     "difference_low": ("share", "paired t 95% interval of it; empty for one seed"),
     "difference_high": ("share", "its upper end"),
+    "p_value": ("share", "of that t test, two-sided"),
+    "p_adjusted": ("share", "for the number of rows compared, by Holm's steps"),
     "seeds": ("count", "seeds that both rows were trained with"),
     "separable": ("flag", "whether that interval leaves out 0"),
     "speed_ratio": ("ratio", "speed over that of the row compared with, both timed in turn with one reference"),
@@ -131,7 +133,7 @@ def _to_row(group: pd.DataFrame, to: str) -> pd.DataFrame:
         if name != to:
             row |= speed_cells(indexed, name, to) | _difference(values, name, to)
         rows.append(row)
-    table = pd.DataFrame(rows, columns=list(DIFFERENCES))
+    table = pd.DataFrame(adjust_rows(rows), columns=list(DIFFERENCES))
     return table.astype({name: DTYPES[unit] for name, (unit, _) in DIFFERENCES.items() if unit in DTYPES})
 
 
@@ -139,7 +141,7 @@ def _difference(values: Mapping[str, Values], name: str, to: str) -> dict[str, A
     found = pair_difference(values[name], values[to]) if name in values and to in values else None
     if found is None:
         return {}
-    ends = {"difference_low": found.low, "difference_high": found.high}
+    ends = {"difference_low": found.low, "difference_high": found.high, "p_value": found.p_value}
     return {"difference": found.value, **ends, "seeds": found.seeds, "separable": found.separable}
 
 
