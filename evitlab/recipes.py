@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from evitlab.measurements.terms import Precision
 from evitlab.problems import suggest
 
-STRICT = ConfigDict(defer_build=True, extra="forbid")
+STRICT = ConfigDict(extra="forbid", defer_build=True)  # checks are built once, with those of the class around
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -121,6 +121,8 @@ def test_what_is_told_apart_by_one_test_of_many_may_not_be_by_all(study):
     (text,) = summarise(compare(study, make_records(study, lost=lost)))
     assert "1 separable with the paper's sign" in text
     assert "Adjusted" not in text, "one comparison stands for itself"
+    (text,) = summarise(compare(study, make_records(study, lost={("unsure", 1), ("unsure", 2)})))
+    assert "Adjusted for 3 comparisons" in text, "a row with a single seed has no test"
 
 
 def test_one_seed_ranks_nothing(study):

@@ -297,10 +297,11 @@ def _count_verdicts(rows: pd.DataFrame, series: Series) -> str:
 
 def _describe_adjusted(rows: pd.DataFrame) -> list[str]:
     """Which rows are told apart even among so many."""
-    if len(rows) < 2 or not (rows["p_value"] < 1 - LEVEL).any():
+    tests = rows["p_value"].count()  # a row with one seed has none
+    if tests < 2 or not (rows["p_value"] < 1 - LEVEL).any():
         return []
     kept = list(rows["variant"][rows["p_adjusted"] < 1 - LEVEL])
-    return [f"Adjusted for {len(rows)} comparisons (Holm), {'; '.join(kept) or 'none'} can still be told from 0."]
+    return [f"Adjusted for {tests} comparisons (Holm), {'; '.join(kept) or 'none'} can still be told from 0."]
 
 
 def _describe_correlation(found: RankCorrelation | None) -> list[str]:

@@ -17,8 +17,8 @@ READING = (
     "as trainings of one seed see the same images in the same order; their 95% intervals are of the paired t test. "
     "Where an interval holds 0 the row is not separable, and no order is claimed, whatever the means. Every comparison "
     "stands by itself: of twenty between equals, one would look separable, so what is left after Holm's adjustment for "
-    "their number is said as well. The paper trained on ImageNet and states no "
-    "spread: compare signs and order, not height, and note that its own differences have no interval."
+    "their number is said as well. The paper trained on ImageNet and states no spread: compare signs and order, not "
+    "height, and note that its own differences have no interval."
 )
 
 
