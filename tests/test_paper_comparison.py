@@ -6,7 +6,7 @@ import pytest
 from fake_comparison import TEXT, TOP1, compare, make_records, read_study
 from scipy import stats
 
-from evitlab.report.comparison.differences import Difference, adjust_p_values
+from evitlab.report.comparison.differences import Difference
 from evitlab.report.comparison.paper import COLUMNS, judge, speed_cells, summarise
 from evitlab.study import load_study
 
@@ -33,7 +33,8 @@ def test_each_row_has_the_papers_difference_and_ours(comparison):
     assert list(table["verdict"].fillna("")) == ["", "agrees", "disagrees", "not separable", "lower"]
     told = [stats.ttest_rel(TOP1[name], TOP1["plain"]).pvalue for name in list(TOP1)[1:]]
     assert list(table["p_value"])[1:] == pytest.approx(told)
-    assert list(table["p_adjusted"])[1:] == pytest.approx(adjust_p_values(told))
+    by_hand = [3 * told[0], 3 * told[1], told[2], 4 * told[3]]  # Holm: the least of four tests is the last row's
+    assert list(table["p_adjusted"])[1:] == pytest.approx(by_hand)
     assert table[["p_value", "p_adjusted"]].iloc[0].isna().all()
     signs = [None if pd.isna(sign) else bool(sign) for sign in table["sign_agrees"]]
     assert signs == [None, True, False, True, None]
