@@ -13,7 +13,6 @@ from evitlab.cores import take_cores, time_alone
 from evitlab.drawings import place_drawings, read_drawings, write_drawings
 from evitlab.lab import Lab, list_work, make_record
 from evitlab.measure.throughput import measure_throughput
-from evitlab.measurements.speed import Match, Throughput
 from evitlab.models.config import ModelConfig, config_from_dict
 from evitlab.models.network import build_model
 from evitlab.proxies import make_proxy
@@ -25,6 +24,9 @@ from evitlab.study import ON_WEIGHTS, TRAINED, Variant, Work
 from evitlab.subnetworks import match_throughput
 from evitlab.sweep.gate import BEFORE_GATE
 from evitlab.tasks import TASKS, Share
+
+Found = Mapping[str, Mapping[str, Any]]
+"""What was measured of several rows at once, by task and by row."""
 
 
 def run_variants(lab: Lab, variants: Sequence[Variant]) -> None:
@@ -140,10 +142,10 @@ def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
     matched = [variant for variant in variants if "match" in lab.study.tasks_of(variant)]
     configs = {variant.name: variant.make_config() for variant in variants}
 
-    def run(missing: Sequence[Variant], share: Share) -> dict[str, Match]:
+    def run(missing: Sequence[Variant], share: Share) -> Found:
         assert lab.study.match is not None
         assert lab.study.tasks.throughput is not None
-        return match_throughput(
+        found = match_throughput(
             {name: build_model(config, seed=lab.study.seed) for name, config in _references(lab, missing).items()},
             missing,
             settings=lab.study.match,
@@ -152,6 +154,8 @@ def _match(lab: Lab, variants: Sequence[Variant]) -> dict[str, ModelConfig]:
             seed=lab.study.seed,
             on_progress=share,
         )
+        timings = {name: speed for name, speed in found.timings.items() if name in configs}
+        return {"match": found.matches, "throughput": timings}
 
     _run_together(lab, matched, "match", configs, run)
     for variant in matched:
@@ -169,10 +173,10 @@ def _time(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConf
     if timing is None:
         return
 
-    def run(missing: Sequence[Variant], share: Share) -> dict[str, Throughput]:
+    def run(missing: Sequence[Variant], share: Share) -> Found:
         group = _references(lab, missing) | {variant.name: configs[variant.name] for variant in missing}
         compared = {row.name: lab.study.compare_with(row) for row in lab.study.rows() if row.name in group}
-        return measure_throughput(
+        found = measure_throughput(
             {name: build_model(config, seed=lab.study.seed) for name, config in group.items()},
             **as_arguments(timing),
             references=compared,
@@ -181,6 +185,7 @@ def _time(lab: Lab, variants: Sequence[Variant], configs: Mapping[str, ModelConf
             seed=lab.study.seed,
             on_progress=share,
         )
+        return {"throughput": {variant.name: found[variant.name] for variant in missing}}
 
     _run_together(lab, variants, "throughput", configs, run)
 
@@ -196,13 +201,13 @@ def _run_together(
     variants: Sequence[Variant],
     task: str,
     configs: Mapping[str, ModelConfig],
-    run: Callable[[Sequence[Variant], Share], Mapping[str, Any]],
+    run: Callable[[Sequence[Variant], Share], Found],
 ) -> None:
     """Record a task that measures several variants at once, for those that lack it.
 
     Where it fails, each variant is tried alone, so that one that cannot run spoils no other.
     """
-    works = {variant.name: Work(variant=variant.name, task=task, seed=lab.study.seed) for variant in variants}
+    works = {variant.name: _work(lab, variant.name, task) for variant in variants}
     missing = [variant for variant in variants if lab.find(variant, works[variant.name]) is None]
     if not missing:
         return
@@ -216,29 +221,53 @@ def _run_together(
     outcome, stop = attempt(lambda: Group(found=_run_alone(lab, partial(run, missing, share))))
     if outcome["status"] == "ok":
         found = outcome["measurement"]["found"]
-        outcomes = {variant.name: {"status": "ok", "measurement": found[variant.name]} for variant in missing}
     elif len(missing) > 1 and stop is None:
         for variant in missing:
             _run_together(lab, [variant], task, configs, run)
         return
     else:
-        outcomes = {variant.name: outcome for variant in missing}
-    seconds = (time.perf_counter() - clock) / len(missing)
-    for variant in missing:
-        settings = lab.study.asked(variant, task)
-        made = make_record(lab, variant, works[variant.name], configs[variant.name], settings)
-        lab.keep(replace(made, **outcomes[variant.name], start=start, seconds=seconds))
+        found = {task: {variant.name: None for variant in missing}}
+    count = sum(len(each) for each in found.values())
+    spent = {"start": start, "seconds": (time.perf_counter() - clock) / count}
+    _keep_together(lab, variants, found, configs, outcome, spent)
     if stop is not None:
         raise stop
-    for variant in missing:
-        lab.on_progress(works[variant.name], 1.0)
 
 
-def _run_alone(lab: Lab, run: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+def _keep_together(
+    lab: Lab,
+    variants: Sequence[Variant],
+    found: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, ModelConfig],
+    outcome: Mapping[str, Any],
+    spent: Mapping[str, Any],
+) -> None:
+    """Record what was measured at once, all with the same outcome; a reference's speed only where it has none."""
+    rows = {row.name: row for row in [*lab.study.references.values(), *variants]}
+    matched = {name: config_from_dict(each["matched_config"]) for name, each in found.get("match", {}).items() if each}
+    for task, measurements in found.items():
+        for name, measurement in measurements.items():
+            work = _work(lab, name, task)
+            if name not in matched and lab.find(rows[name], work) is not None:
+                continue
+            config = matched.get(name) if task != "match" else None
+            config = config or configs.get(name) or rows[name].make_config()
+            made = make_record(lab, rows[name], work, config, lab.study.asked(rows[name], task))
+            lab.keep(replace(made, **{**outcome, "measurement": measurement}, **spent))
+            if outcome["status"] == "ok":
+                lab.on_progress(work, 1.0)
+
+
+def _work(lab: Lab, name: str, task: str) -> Work:
+    return Work(variant=name, task=task, seed=lab.study.seed)
+
+
+def _run_alone(lab: Lab, run: Callable[[], Found]) -> Found:
     """Time some variants while no other worker of this host times or trains, and say whether that was so."""
     with time_alone(lab.check) as alone:
         found = run()
-    return {name: replace(each, alone=alone) if isinstance(each, Throughput) else each for name, each in found.items()}
+    speeds = found["throughput"]
+    return {**found, "throughput": {name: replace(each, alone=alone) for name, each in speeds.items()}}
 
 
 def _attempt(

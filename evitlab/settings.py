@@ -177,6 +177,10 @@ class MatchSettings:
     tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """How far from the target is near enough, as a share of it."""
     max_measurements: Count = 6
+    """Short ones, of an eighth of the timing's rounds and at least eight."""
+    timings: Count = 1
+    """Full ones after those: what the first finds outside the tolerance is rescaled by it and timed again, while there
+    are any left."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -196,6 +196,8 @@ class Study:
         if settings is None:
             return None
         plain = {name: value for name, value in asdict(settings).items() if name not in ("seeds", "data_root")}
+        if plain.get("timings") == 1:  # as before there was a choice, so that its records still answer
+            del plain["timings"]
         return {**plain, "recipe": as_asked(settings.recipe)} if isinstance(settings, TrainSettings) else plain
 
     def seeds(self, task: str) -> tuple[int, ...]:
@@ -332,7 +334,7 @@ def _shrink(study: Study) -> Study:
         tasks = replace(tasks, evaluate=replace(tasks.evaluate, maps=min(tasks.evaluate.maps, 1)))
     if tasks.heads is not None:
         tasks = replace(tasks, heads=replace(tasks.heads, images=8))
-    match = None if match is None else replace(match, max_measurements=1)
+    match = None if match is None else replace(match, max_measurements=1, timings=1)
     search = study.file.search
     search = None if search is None else replace(search, variants=min(2, search.variants), proposals=8)
     return replace(study, file=replace(study.file, tasks=tasks, match=match, search=search), smoke=True)

@@ -1,7 +1,7 @@
 """Equal speed: scale variants in width, and depth if asked, until their measured throughput is what is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, floor, log, sqrt
 
 from evitlab.measure.macs import count_macs
@@ -9,7 +9,7 @@ from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements.speed import Match, MatchStep, Throughput
 from evitlab.models.network import Network, build_model
 from evitlab.models.scale import width_step
-from evitlab.settings import MatchSettings, ThroughputSettings
+from evitlab.settings import MatchSettings, ThroughputSettings, as_arguments
 from evitlab.study import Variant
 
 SLOPE = -1.4
@@ -19,8 +19,8 @@ SLOPES = (-3.0, -0.7)
 """A fitted slope outside is noise."""
 NEIGHBOURS = 2
 """Widths tried on either side of the one that the law gives."""
-ROUNDS = 8
-"""Of one measurement on the way; the study's own timing follows once all are matched."""
+ROUNDS, SHARE = 8, 8
+"""A short measurement takes an eighth of the rounds of a full timing, and eight at least."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +39,10 @@ class _Search:
     is_reference: bool
     """Whether it is as fast as asked whatever a timing says, as nothing tells it from its reference."""
     taken: dict[float, Throughput] = field(default_factory=dict)
+    """Measurements by width: the short ones at first, the full timings alone once there is one."""
+    is_timed: bool = False
+    """Whether they are the full timings."""
+    steps: list[MatchStep] = field(default_factory=list)
 
     def next_width(self) -> float | None:
         """The width to measure now; None when the search is over."""
@@ -56,10 +60,21 @@ class _Search:
             is_new=lambda width: self.variant.resize(width) not in tried,
         )
 
-    def take(self, width: float, speed: Throughput) -> None:
-        """Note a measurement."""
+    def next_timing(self) -> float | None:
+        """The width to time in full now: first the best of the short measurements, then as the full timings say."""
+        return self.next_width() if self.is_timed else self.best()
+
+    def take(self, width: float, speed: Throughput, *, is_timing: bool) -> None:
+        """Note a measurement; the first full timing takes the place of the short ones, which are less certain."""
+        if is_timing and not self.is_timed:
+            self.taken, self.is_timed = {}, True
         self.taken[width] = speed
         self.points = {tried: _ratio(done) for tried, done in self.taken.items()}
+        self.steps.append(MatchStep(width=self.variant.resize(width).stages[0].width, ratio=_ratio(speed)))
+
+    def best(self) -> float:
+        """The measured width that is nearest to the target in speed."""
+        return min(self.taken, key=lambda width: self.error(self.taken[width]))
 
     def is_reached(self) -> bool:
         """Whether a measurement was within the tolerance; of the reference itself, whether there is one."""
@@ -68,6 +83,16 @@ class _Search:
     def error(self, speed: Throughput) -> float:
         """How far a measured speed is from the target, as a share of it."""
         return abs(_ratio(speed) / self.speedup - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Variants at the speeds that were asked for, and the full timings that say so."""
+
+    matches: dict[str, Match]
+    """By variant."""
+    timings: dict[str, Throughput]
+    """By variant and by reference: the last of each variant at its chosen width, the first of each reference."""
 
 
 def match_throughput(
@@ -79,7 +104,7 @@ def match_throughput(
     device: str,
     seed: int,
     on_progress: Callable[[float], None] | None = None,
-) -> dict[str, Match]:
+) -> Matched:
     """The width of each variant at which it is as many times as fast as its reference as it asks for, within the
     tolerance.
 
@@ -88,24 +113,50 @@ def match_throughput(
     times the least step, or of twice that, where one lies near enough, as kernels prefer them; else the stages are
     rounded one by one, so that wider ones move in finer shares than the first. With `scale: width and depth`
     blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup as
-    the MACs estimate it. A variant that is its reference itself and is to be as fast stays as it is, measured once for
-    the record: a search would follow the noise. Where no width comes within the tolerance, or the measurements run
-    out, the nearest measured is taken and said so.
+    the MACs estimate it. A variant that is its reference itself and is to be as fast stays as it is, measured for the
+    record: a search would follow the noise.
+
+    Short measurements come near; then all are timed in full, as the study's task `throughput` says. What that finds
+    outside the tolerance is rescaled by it and timed again, until `settings.timings` full timings have been taken.
+    Where no width comes within the tolerance, or the measurements run out, the nearest is taken and said so.
     """
     searches = {variant.name: _start(references[variant.reference], variant, settings, seed) for variant in variants}
-    for number in range(settings.max_measurements):
-        chosen = {name: search.next_width() for name, search in searches.items()}
+    rounds = min(max(ROUNDS, timing.max_rounds // SHARE), timing.max_rounds)
+    short = replace(timing, protocol="evitlab", min_rounds=rounds, max_rounds=rounds)
+    plan = [False] * settings.max_measurements + [True] * settings.timings
+    timings: dict[str, Throughput] = {}
+    for number, is_timing in enumerate(plan):
+        chosen = {name: each.next_timing() if is_timing else each.next_width() for name, each in searches.items()}
         widths = {name: width for name, width in chosen.items() if width is not None}
         if not widths:
-            break
+            continue
         models = {name: build_model(searches[name].variant.resize(width), seed=seed) for name, width in widths.items()}
         compared = {name: searches[name].variant.reference for name in widths}
-        speeds = _measure(references, models, compared, timing=timing, device=device, seed=seed)
+        share = None if on_progress is None else _part(on_progress, plan, number)
+        speeds = _measure(
+            references,
+            models,
+            compared,
+            timing=timing if is_timing else short,
+            device=device,
+            seed=seed,
+            on_progress=share,
+        )
         for name, width in widths.items():
-            searches[name].take(width, speeds[name])
-        if on_progress is not None:
-            on_progress((number + 1) / settings.max_measurements)
-    return {name: _finish(references[search.variant.reference], search) for name, search in searches.items()}
+            searches[name].take(width, speeds[name], is_timing=is_timing)
+        if is_timing:
+            timings = {name: speed for name, speed in speeds.items() if name in references} | timings
+    return Matched(
+        matches={name: _finish(references[each.variant.reference], each) for name, each in searches.items()},
+        timings=timings | {name: each.taken[each.best()] for name, each in searches.items()},
+    )
+
+
+def _part(on_progress: Callable[[float], None], plan: Sequence[bool], number: int) -> Callable[[float], None]:
+    """Where one measurement stands in the whole plan: a full timing is as much as so many short ones."""
+    weights = [SHARE if is_timing else 1 for is_timing in plan]
+    before, whole = sum(weights[:number]), sum(weights)
+    return lambda done: on_progress((before + weights[number] * done) / whole)
 
 
 def _start(reference: Network, variant: Variant, settings: MatchSettings, seed: int) -> _Search:
@@ -138,7 +189,8 @@ def scale_depths(depths: Sequence[int], factor: float) -> int | list[int]:
 
 
 def _finish(reference: Network, search: _Search) -> Match:
-    width, speed = min(search.taken.items(), key=lambda taken: search.error(taken[1]))
+    width = search.best()
+    speed = search.taken[width]
     matched = search.variant.resize(width)
     assert speed.ratio is not None
     assert speed.ratio_low is not None
@@ -155,10 +207,7 @@ def _finish(reference: Network, search: _Search) -> Match:
         depths=tuple(search.variant.depths),
         base_config=reference.config.to_dict(),
         matched_config=matched.to_dict(),
-        steps=tuple(
-            MatchStep(width=search.variant.resize(tried).stages[0].width, ratio=_ratio(done))
-            for tried, done in search.taken.items()
-        ),
+        steps=tuple(search.steps),
     )
 
 
@@ -213,20 +262,17 @@ def _measure(
     timing: ThroughputSettings,
     device: str,
     seed: int,
+    on_progress: Callable[[float], None] | None,
 ) -> dict[str, Throughput]:
     """Speeds of the models in turn with the references that they need: `compared` names each one's."""
     needed = {name: network for name, network in references.items() if name in compared.values()}
     group = {**needed, **models}
-    rounds = min(ROUNDS, timing.max_rounds)
     return measure_throughput(
         group,
-        batch_size=timing.batch_size,
+        **as_arguments(timing),
         image_size={name: model.config.image_size for name, model in group.items()},
         device=device,
         seed=seed,
-        min_rounds=rounds,
-        max_rounds=rounds,
-        time_limit_s=timing.time_limit_s,
-        execution=timing.execution,
-        references=compared,
+        references={**{name: name for name in needed}, **compared},
+        on_progress=on_progress,
     )
