@@ -16,7 +16,7 @@ SLOPE = -1.4
 """Before it is known: change of log speed with log width. MACs go with nearly the square of the width, but speed does
 not: DeiT-T of width 160 was 1.26x as fast as of width 192 on 2 cores, a slope of -1.25."""
 SLOPES = (-3.0, -0.7)
-"""A fitted slope outside is noise."""
+"""A fitted slope outside is noise, where it leads beyond what has been measured."""
 NEIGHBOURS = 2
 """Widths tried on either side of the one that the law gives."""
 ROUNDS, SHARE = 8, 8
@@ -222,20 +222,16 @@ def choose_width(
 ) -> float | None:
     """The width of the first stage to measure next, from speeds by width; None once those about the target have been.
 
-    Speed is taken to be a power of the width, through the two widths nearest to the target. What it gives is rounded to
-    a coarse multiple of `step` where that is near enough, else to one of `finest`; `is_new` says whether a width makes
-    a network that has not been measured. As speed is no smooth law, two neighbours on either side are tried.
+    Speed is taken to be a power of the width, through the nearest faster and the nearest slower width, or while all are
+    on one side through the two nearest to the target. What it gives is rounded to a coarse multiple of `step` where
+    that is near enough, else to one of `finest`; `is_new` says whether a width makes a network that has not been
+    measured. As speed is no smooth law, two neighbours on either side are tried.
 
     >>> choose_width({192: 1.0}, 1.25, step=2, finest=2, tolerance=0.02, is_new=lambda width: True)
     164
     """
-    nearest = sorted(points, key=lambda width: abs(log(points[width] / speedup)))
-    slope = SLOPE
-    if len(nearest) > 1:
-        first, second = nearest[:2]
-        fitted = log(points[first] / points[second]) / log(first / second)
-        slope = min(max(fitted, SLOPES[0]), SLOPES[1])
-    ideal = nearest[0] * exp(log(speedup / points[nearest[0]]) / slope)
+    nearest, slope = _fit(points, speedup)
+    ideal = nearest * exp(log(speedup / points[nearest]) / slope)
     for coarse in (4 * step, 2 * step):
         width = max(1, round(ideal / coarse)) * coarse
         if is_new(width) and abs(slope * log(width / ideal)) <= tolerance / 2:
@@ -243,6 +239,20 @@ def choose_width(
     counts = {max(1, floor(ideal / finest) + offset) for offset in range(1 - NEIGHBOURS, NEIGHBOURS + 1)}
     by_distance = sorted((count * finest for count in counts), key=lambda w: (abs(log(w / ideal)), w))
     return next((width for width in by_distance if is_new(width)), None)
+
+
+def _fit(points: dict[float, float], speedup: float) -> tuple[float, float]:
+    """The measured width nearest to the target in speed, and the slope from there on: log speed by log width."""
+    nearest = sorted(points, key=lambda width: abs(log(points[width] / speedup)))
+    faster = [width for width in nearest if points[width] > speedup]
+    slower = [width for width in nearest if points[width] < speedup]
+    if faster and slower:  # between two points any slope is safe, and a staircase may be as steep as it likes
+        return nearest[0], log(points[faster[0]] / points[slower[0]]) / log(faster[0] / slower[0])
+    if len(nearest) == 1:
+        return nearest[0], SLOPE
+    first, second = nearest[:2]
+    fitted = log(points[first] / points[second]) / log(first / second)
+    return first, min(max(fitted, SLOPES[0]), SLOPES[1])
 
 
 def _count(model: Network) -> int:

@@ -233,6 +233,50 @@ def test_each_variant_is_timed_in_turn_with_the_network_it_starts_from(make_lab)
     assert find_missing(lab, rows) == []
 
 
+MATCHED = TINY.split("  operators:")[0] + "match: {speedup: 1.2, max_measurements: 1, tolerance: 0.4}\n"
+
+
+def test_the_full_timings_of_matching_are_the_rows_speeds(make_lab, monkeypatch):
+    """At the matched width, the base's among them; nothing is timed a second time."""
+    monkeypatch.setattr(runner, "measure_throughput", lambda *_, **__: pytest.fail("timed twice"))
+    lab = make_lab(MATCHED)
+    run_variants(lab, everything(lab))
+    matches = {r.variant: measured(r) for r in lab.records if r.task == "match"}
+    timed = {r.variant: r for r in lab.records if r.task == "throughput"}
+    assert set(timed) == {"base", *matches} == {"base", "mhsa_ratio=0.5", "mhsa_ratio=1"}
+    assert measured(timed["base"]).ratio is None
+    assert config_from_dict(timed["base"].config) == lab.study.base.make_config()
+    for name, match in matches.items():
+        assert config_from_dict(timed[name].config) == config_from_dict(match.matched_config)
+        assert match.matched_config != match.base_config
+        assert measured(timed[name]).ratio == match.ratio
+        assert measured(timed[name]).alone is not None
+    assert find_missing(lab, everything(lab)) == []
+
+
+def test_a_speed_lost_after_matching_is_timed_at_the_matched_width(make_lab):
+    """A study killed between the two records goes on with the second."""
+    lab = make_lab(MATCHED)
+    run_variants(lab, everything(lab))
+    last = [r for r in lab.records if r.task == "throughput" and r.variant == "mhsa_ratio=1"]
+    lab.records.remove(*last)
+    before = list(lab.records)
+    run_variants(lab, everything(lab))
+    (again,) = [record for record in lab.records if record not in before]
+    assert (again.task, again.variant, again.config) == ("throughput", "mhsa_ratio=1", last[0].config)
+    assert measured(again).reference == "base"
+
+
+def test_a_variant_matched_without_its_reference_times_no_row_of_it(make_lab):
+    """As when a worker has claimed that variant alone: the reference is another's row."""
+    lab = make_lab(MATCHED)
+    run_variants(lab, everything(lab)[2:])
+    assert {(r.task, r.variant) for r in lab.records if r.task != "macs"} == {
+        ("match", "mhsa_ratio=1"),
+        ("throughput", "mhsa_ratio=1"),
+    }
+
+
 def test_without_a_proxy_the_matched_network_itself_is_trained(make_lab):
     lab = make_lab()
     variant = lab.study.variants()[0]

@@ -220,10 +220,18 @@ def test_prefers_coarse_widths_where_they_are_near_enough():
     assert choose({192: 1.0}, 1.25, step=3, tolerance=0.02) == 165  # the nearest multiple of 3
 
 
+def test_between_a_faster_and_a_slower_width_it_interpolates_however_steep_the_step():
+    """128: 7% too fast, 134: 18% too slow, as M4 with MHSA: log-linear between them gives 129.6, the law 134.7."""
+    assert choose({128: 1.074, 134: 0.818}, 1.0, step=2, tolerance=0.001) == 130
+    assert choose({128: 1.074, 134: 0.818, 96: 1.4, 160: 0.6}, 1.0, step=2, tolerance=0.001) == 130
+    assert choose({128: 0.9, 134: 1.1}, 1.0, step=2, tolerance=0.001) == 132  # wider and faster: 131.2
+    assert choose({128: 1.074}, 1.0, step=2, tolerance=0.001) == 134
+
+
 def test_never_measures_a_width_twice_and_ends():
-    """The law, no steeper than -3, gives 162 (1.3 / 1.25)^(1 / 3) = 164.1: two multiples of 2 on either side."""
+    """Half way in logarithms is 162.98: two multiples of 2 on either side, of the new ones 166 is nearer."""
     points, tried = {162: 1.3, 164: 1.2}, [162, 164]
-    for expected in (166, 168):
+    for expected in (166, 160):
         assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) == expected
         tried.append(expected)
     assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) is None
