@@ -7,6 +7,7 @@ from math import exp, floor, log, sqrt
 from evitlab.measure.macs import count_macs
 from evitlab.measure.throughput import measure_throughput
 from evitlab.measurements.speed import Match, MatchStep, Throughput
+from evitlab.models.config import ModelConfig
 from evitlab.models.network import Network, build_model
 from evitlab.models.scale import width_step
 from evitlab.settings import MatchSettings, ThroughputSettings, as_arguments
@@ -17,7 +18,7 @@ SLOPE = -1.4
 not: DeiT-T of width 160 was 1.26x as fast as of width 192 on 2 cores, a slope of -1.25."""
 SLOPES = (-3.0, -0.7)
 """A fitted slope outside is noise, where it leads beyond what has been measured."""
-NEIGHBOURS = 2
+NEIGHBOURS = 4
 """Widths tried on either side of the one that the law gives."""
 ROUNDS, SHARE = 8, 8
 """A short measurement takes an eighth of the rounds of a full timing, and eight at least."""
@@ -33,7 +34,7 @@ class _Search:
     tolerance: float
     step: int
     finest: float
-    """Change of the first stage's width that moves the widest stage by its own step; see `choose_width`."""
+    """See `_finest` and `choose_width`."""
     points: dict[float, float]
     """Speed over the reference's by width: a guess until there is a measurement."""
     is_reference: bool
@@ -44,20 +45,24 @@ class _Search:
     """Whether they are the full timings."""
     steps: list[MatchStep] = field(default_factory=list)
 
+    def resize(self, width: float) -> ModelConfig:
+        """The network that a width stands for."""
+        return self.variant.resize(width, floor_first=True)
+
     def next_width(self) -> float | None:
         """The width to measure now; None when the search is over."""
         if self.is_reached():
             return None
         if self.is_reference:
             return next(iter(self.points))
-        tried = [self.variant.resize(width) for width in self.taken]
+        tried = [self.resize(width) for width in self.taken]
         return choose_width(
             self.points,
             self.speedup,
             step=self.step,
             finest=self.finest,
             tolerance=self.tolerance,
-            is_new=lambda width: self.variant.resize(width) not in tried,
+            is_new=lambda width: self.resize(width) not in tried,
         )
 
     def next_timing(self) -> float | None:
@@ -70,7 +75,7 @@ class _Search:
             self.taken, self.is_timed = {}, True
         self.taken[width] = speed
         self.points = {tried: _ratio(done) for tried, done in self.taken.items()}
-        self.steps.append(MatchStep(width=self.variant.resize(width).stages[0].width, ratio=_ratio(speed)))
+        self.steps.append(MatchStep(width=self.resize(width).stages[0].width, ratio=_ratio(speed)))
 
     def best(self) -> float:
         """The measured width that is nearest to the target in speed."""
@@ -111,10 +116,10 @@ def match_throughput(
     Starts from the MACs at the variant's own width and goes by measured speed, all variants still on their way in
     turn with their references, so that they see one state of the machine. First stages' widths are multiples of four
     times the least step, or of twice that, where one lies near enough, as kernels prefer them; else the stages are
-    rounded one by one, so that wider ones move in finer shares than the first. With `scale: width and depth`
-    blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup as
-    the MACs estimate it. A variant that is its reference itself and is to be as fast stays as it is, measured for the
-    record: a search would follow the noise.
+    rounded one by one, the first down, so that wider ones move in finer shares than the first. With `scale: width and
+    depth` blocks are left out (or added) first, in every stage the same share, for half of the logarithm of the speedup
+    as the MACs estimate it. A variant that is its reference itself and is to be as fast stays as it is, measured for
+    the record: a search would follow the noise.
 
     Short measurements come near; then all are timed in full, as the study's task `throughput` says. What that finds
     outside the tolerance is rescaled by it and timed again, until `settings.timings` full timings have been taken.
@@ -130,7 +135,7 @@ def match_throughput(
         widths = {name: width for name, width in chosen.items() if width is not None}
         if not widths:
             continue
-        models = {name: build_model(searches[name].variant.resize(width), seed=seed) for name, width in widths.items()}
+        models = {name: build_model(searches[name].resize(width), seed=seed) for name, width in widths.items()}
         compared = {name: searches[name].variant.reference for name in widths}
         share = None if on_progress is None else _part(on_progress, plan, number)
         speeds = _measure(
@@ -172,10 +177,17 @@ def _start(reference: Network, variant: Variant, settings: MatchSettings, seed: 
         speedup=variant.speedup or 1.0,
         tolerance=settings.tolerance,
         step=width_step(config.stages[0]),
-        finest=min(width_step(stage) * config.stages[0].width / stage.width for stage in config.stages),
+        finest=_finest(config),
         points={config.stages[0].width: ratio},
         is_reference=variant.speedup == 1 and config == reference.config,
     )
+
+
+def _finest(config: ModelConfig) -> float:
+    """A change of the first stage's width that moves about one stage by its own step; of several stages half the least,
+    as they take their steps at different widths."""
+    first, *others = [width_step(stage) * config.stages[0].width / stage.width for stage in config.stages]
+    return min(first, *others) / 2 if others else first
 
 
 def scale_depths(depths: Sequence[int], factor: float) -> int | list[int]:
@@ -191,7 +203,7 @@ def scale_depths(depths: Sequence[int], factor: float) -> int | list[int]:
 def _finish(reference: Network, search: _Search) -> Match:
     width = search.best()
     speed = search.taken[width]
-    matched = search.variant.resize(width)
+    matched = search.resize(width)
     assert speed.ratio is not None
     assert speed.ratio_low is not None
     assert speed.ratio_high is not None
@@ -225,7 +237,7 @@ def choose_width(
     Speed is taken to be a power of the width, through the nearest faster and the nearest slower width, or while all are
     on one side through the two nearest to the target. What it gives is rounded to a coarse multiple of `step` where
     that is near enough, else to one of `finest`; `is_new` says whether a width makes a network that has not been
-    measured. As speed is no smooth law, two neighbours on either side are tried.
+    measured. As speed is no smooth law, four neighbours on either side are tried.
 
     >>> choose_width({192: 1.0}, 1.25, step=2, finest=2, tolerance=0.02, is_new=lambda width: True)
     164

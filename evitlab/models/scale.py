@@ -16,14 +16,18 @@ def width_step(stage: StageConfig) -> int:
     return math.lcm(2, *(layer.num_heads for layer in attentions if layer.kind != "mhsa"))
 
 
-def scale_width(config: ModelConfig, width: float, *, scale_qk: bool) -> ModelConfig:
+def scale_width(config: ModelConfig, width: float, *, scale_qk: bool, floor_first: bool = False) -> ModelConfig:
     """The config with its first stage near `width`, all other widths in proportion, each rounded to its step.
 
-    Query and key dimensions go along only with `scale_qk`; the softmax scale follows them. Depth, heads, windows and
-    kernels stay.
+    With `floor_first` the first stage is rounded down, so that the others grow before it takes a step of its own: it
+    sees most positions, and its step is the largest in speed. Query and key dimensions go along only with `scale_qk`;
+    the softmax scale follows them. Depth, heads, windows and kernels stay.
     """
     factor = width / config.stages[0].width
     widths = [_round(stage.width * factor, width_step(stage)) for stage in config.stages]
+    if floor_first:
+        step = width_step(config.stages[0])
+        widths[0] = max(1, math.floor(width / step + 1e-9)) * step  # 132.99999 is meant to be 133
     old = [stage.width for stage in config.stages]
     stages = []
     for number, stage in enumerate(config.stages):
