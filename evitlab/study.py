@@ -80,13 +80,13 @@ class Variant:
         """The same variant with further knobs set."""
         return replace(self, knobs={**self.knobs, **knobs})
 
-    def resize(self, width: float, *, floor_first: bool = False) -> ModelConfig:
+    def resize(self, width: float, *, first: int | None = None) -> ModelConfig:
         """The variant's network with its first stage near this width, all in proportion; a stated `qk_dim` stays.
 
         See `scale_width`.
         """
         derived = {**default_knobs(self.network), **self.knobs}["qk_dim"] is None
-        return scale_width(self.make_config(), width, scale_qk=derived, floor_first=floor_first)
+        return scale_width(self.make_config(), width, scale_qk=derived, first=first)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ LAYERS: dict[str, list[str]] = {
         "measurements.terms", "measurements.macs", "measurements.speed", "measurements.profile",
         "measurements.accuracy", "measurements.heads", "measurements.pruning", "measurements.by_task",
         "curves", "recipes", "bounds", "records", "sweep.search", "settings", "yamlfile", "options", "pruning_settings",
-        "checks", "study", "store", "drawings", "sweep.domination", "sweep.gate", "cores", "stopping", "sweep.identity",
+        "checks", "study", "width_search",
+        "store", "drawings", "sweep.domination", "sweep.gate", "cores", "stopping", "sweep.identity",
     ],
     "reports": [
         "report.columns", "report.student", "report.folders", "report.tables", "report.conditions",

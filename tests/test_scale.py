@@ -57,3 +57,13 @@ def test_what_is_scaled_can_be_built(name):
     config = make_config(name, image_size=64)
     narrow = build_model(scale_width(config, config.stages[0].width * 0.5, scale_qk=True), seed=0).eval()
     assert narrow(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_the_first_stage_may_be_told_while_the_others_follow_the_width():
+    """M4 has 128, 256 and 384 channels, in steps of 4."""
+    config = make_config("efficientvit_m4")
+    told = scale_width(config, 134.67, scale_qk=False, first=132)
+    assert [stage.width for stage in told.stages] == [132, 268, 404]
+    assert told.stem.widths[-1] == 132
+    assert find_problems(told) == []
+    assert scale_width(config, 132, scale_qk=False, first=132) == scale_width(config, 132, scale_qk=False)

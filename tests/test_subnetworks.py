@@ -9,7 +9,8 @@ from evitlab import subnetworks
 from evitlab.models.network import build_model
 from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.study import Variant
-from evitlab.subnetworks import choose_width, match_throughput, scale_depths
+from evitlab.subnetworks import match_throughput, scale_depths
+from evitlab.width_search import choose_width
 
 KNOBS = {"depth": 2, "image_size": 32, "patch_size": 8, "num_classes": 4, "width": 96}
 BASE = Variant(name="base", network="deit_t", knobs=KNOBS, changes={})
@@ -284,6 +285,24 @@ def test_a_staircase_is_searched_on_both_sides(monkeypatch):
     assert len(found.steps) > 1
     *short, _ = found.steps
     assert len({step.ratio for step in short}) == len(short), "no network is measured twice"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [1.089, 1.09, 1.092])
+def test_where_a_step_of_the_first_stage_leaps_over_the_target_the_others_go_on_alone(monkeypatch, start):
+    """Speed by the first stage mostly: 132 and 136 channels are 5% apart, and the target lies between them."""
+
+    def law(widths):
+        first, *others = widths
+        return start * (first / 128) ** -1.5 * (sum(others) / 640) ** -0.3
+
+    assert law([132, 272, 408]) > 1.02
+    assert law([136, 272, 408]) < 0.98
+    found = measure_by(monkeypatch, law)
+    assert found.reached
+    first, *others = [stage["width"] for stage in found.matched_config["stages"]]
+    assert first == 132
+    assert sum(others) > 5 * first
 
 
 def test_each_variant_has_its_own_reference_and_target(monkeypatch):

@@ -16,18 +16,15 @@ def width_step(stage: StageConfig) -> int:
     return math.lcm(2, *(layer.num_heads for layer in attentions if layer.kind != "mhsa"))
 
 
-def scale_width(config: ModelConfig, width: float, *, scale_qk: bool, floor_first: bool = False) -> ModelConfig:
+def scale_width(config: ModelConfig, width: float, *, scale_qk: bool, first: int | None = None) -> ModelConfig:
     """The config with its first stage near `width`, all other widths in proportion, each rounded to its step.
 
-    With `floor_first` the first stage is rounded down, so that the others grow before it takes a step of its own: it
-    sees most positions, and its step is the largest in speed. Query and key dimensions go along only with `scale_qk`;
-    the softmax scale follows them. Depth, heads, windows and kernels stay.
+    With `first` the first stage gets that width, and `width` decides the others. Query and key dimensions go along only
+    with `scale_qk`; the softmax scale follows them. Depth, heads, windows and kernels stay.
     """
     factor = width / config.stages[0].width
     widths = [_round(stage.width * factor, width_step(stage)) for stage in config.stages]
-    if floor_first:
-        step = width_step(config.stages[0])
-        widths[0] = max(1, math.floor(width / step + 1e-9)) * step  # 132.99999 is meant to be 133
+    widths[0] = first or widths[0]
     old = [stage.width for stage in config.stages]
     stages = []
     for number, stage in enumerate(config.stages):
@@ -41,8 +38,8 @@ def scale_width(config: ModelConfig, width: float, *, scale_qk: bool, floor_firs
         if down is not None:
             down = _scale_downsample(down, old[number - 1 : number + 1], widths[number - 1 : number + 1])
         stages.append(replace(stage, width=widths[number], blocks=blocks, downsample=down))
-    first = [max(1, round(each * widths[0] / old[0])) for each in config.stem.widths]
-    return replace(config, stem=replace(config.stem, widths=tuple(first)), stages=tuple(stages))
+    stem = [max(1, round(each * widths[0] / old[0])) for each in config.stem.widths]
+    return replace(config, stem=replace(config.stem, widths=tuple(stem)), stages=tuple(stages))
 
 
 def _round(value: float, multiple: int) -> int:
