@@ -21,6 +21,9 @@ EXPECTED_S = {
 }
 """Seconds a task is taken to last until one of its kind is under way; only the time left depends on it."""
 
+IN_TURN = ("match", "throughput")
+"""Tasks that are done on several variants at once."""
+
 
 class StudyProgress:
     """A bar on a terminal, one line a finished piece of work elsewhere. Use as a context manager.
@@ -76,7 +79,7 @@ class StudyProgress:
     def _finish(self, work: Work) -> None:
         del self._left[work]
         seconds = time.monotonic() - self._began[work][0]
-        self._seen.setdefault(work.task, []).append(seconds)
+        self._seen.setdefault(work.task, []).append(seconds / self._in_turn(work))
         if not self._console.is_terminal:
             left = _clock(self._seconds_left())
             self._console.print(f"{describe(work)}: {seconds:.1f} s, {left} left", markup=False, highlight=False)
@@ -96,7 +99,16 @@ class StudyProgress:
         now = time.monotonic()
         begun = [(work, *found) for work, found in self._began.items() if work.task == task and work in self._left]
         done = [(now - began, 1 - self._left[work] - start) for work, began, start in begun]
-        return [seconds / share for seconds, share in done if share > 0.01]
+        count = self._in_turn(begun[0][0]) if begun else 1
+        return [seconds / share / count for seconds, share in done if share > 0.01]
+
+    def _in_turn(self, work: Work) -> int:
+        """How many works share the time of this one: what is measured in turn begins at once and ends at once."""
+        if work.task not in IN_TURN:
+            return 1
+        began, _ = self._began[work]
+        others = [start for other, (start, _) in self._began.items() if other.task == work.task]
+        return sum(abs(start - began) < 0.1 for start in others)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ SLOPES = (-3.0, -0.7)
 """A fitted slope outside is noise, where it leads beyond what has been measured."""
 NEIGHBOURS = 4
 """Widths tried on either side of the one that the law gives."""
+LAG = 3
+"""Steps that a first stage may stay behind the others; see `WidthSearch.hold`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class Candidate:
     width: float
     """Of the first stage, before rounding."""
     config: ModelConfig
+    held: int | None
+    """Width of the first stage, where that did not follow."""
 
     @property
     def first(self) -> int:
@@ -64,6 +68,7 @@ class WidthSearch:
     """Whether they are the full timings."""
     held: int | None = None
     """Width at which the first stage stays; see `hold`."""
+    may_hold: bool = True
     steps: list[MatchStep] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -79,15 +84,10 @@ class WidthSearch:
         if self.is_reference:
             return self._make(self.own)
         self.hold()
-        known = [each.candidate.config for each in self.tried]
-        width = choose_width(
-            self._points(),
-            self.speedup,
-            step=self.step,
-            finest=self.finest,
-            tolerance=self.tolerance,
-            is_new=lambda width: self._make(width).config not in known,
-        )
+        width = self._choose()
+        if width is None and self.held is not None:  # the other stages alone do not get there
+            self.held, self.may_hold = None, False
+            width = self._choose()
         return None if width is None else self._make(width)
 
     def next_timing(self) -> Candidate | None:
@@ -97,7 +97,7 @@ class WidthSearch:
     def take(self, candidate: Candidate, speed: Throughput, *, is_timing: bool) -> None:
         """Note a measurement; the first full timing takes the place of the short ones, which are less certain."""
         if is_timing and not self.is_timed:
-            self.tried, self.is_timed, self.held = [], True, None
+            self.tried, self.is_timed, self.held = [], True, candidate.held
         measured = Tried(candidate=candidate, speed=speed)
         self.tried.append(measured)
         self.steps.append(MatchStep(width=candidate.first, ratio=measured.ratio))
@@ -118,20 +118,39 @@ class WidthSearch:
         nearest = sorted(self.tried, key=self._error)
         faster = next((each.candidate.first for each in nearest if each.ratio > self.speedup), None)
         slower = next((each.candidate.first for each in nearest if each.ratio < self.speedup), None)
-        if self.finest < self.step and faster is not None and slower is not None and slower - faster == self.step:
+        can = self.may_hold and self.held is None and self.finest < self.step
+        if can and faster is not None and slower is not None and slower - faster == self.step:
             self.held = faster
+
+    def _choose(self) -> float | None:
+        known = [each.candidate.config for each in self.tried]
+        most = None if self.held is None else self.held + LAG * self.step
+
+        def is_new(width: float) -> bool:
+            return (most is None or width < most) and self._make(width).config not in known
+
+        return choose_width(
+            self._points(),
+            self.speedup,
+            step=self.step,
+            finest=self.finest,
+            tolerance=self.tolerance,
+            is_new=is_new,
+        )
 
     def _points(self) -> dict[float, float]:
         """Speeds by width of what the search may still change."""
-        points = {each.candidate.width: each.ratio for each in self.tried if self.held in (None, each.candidate.first)}
-        return points or {self.own: self.guess}
+        same = [each for each in self.tried if each.candidate.held is None]
+        if self.held is not None:
+            same = [each for each in self.tried if each.candidate.first == self.held]
+        return {each.candidate.width: each.ratio for each in same or self.tried} or {self.own: self.guess}
 
     def _error(self, tried: Tried) -> float:
         return abs(tried.ratio / self.speedup - 1)
 
     def _make(self, width: float) -> Candidate:
         first = floor(width / self.step + 1e-9) * self.step if self.held is None else self.held
-        return Candidate(width=width, config=self.variant.resize(width, first=max(first, self.step)))
+        return Candidate(width=width, config=self.variant.resize(width, first=max(first, self.step)), held=self.held)
 
 
 def find_finest(config: ModelConfig) -> float:

@@ -51,6 +51,24 @@ def test_trainings_beside_one_another_and_under_way_tell_the_time_left(monkeypat
         assert shown._seconds_left() == (0.25 + 1) * 150 / 2
 
 
+def test_what_is_measured_in_turn_is_one_wait_and_not_one_each(monkeypatch):
+    """Two variants matched together in 100 s; two more, beside one another as well, will take 100 s and not 200."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    first, second, third, fourth = works("match", "match", "match", "match")
+    with StudyProgress([first, second, third, fourth], Console(file=io.StringIO())) as shown:
+        shown.update(first, 0.0)
+        shown.update(second, 0.0)
+        now = 50.0
+        shown.update(first, 0.5)
+        shown.update(second, 0.5)
+        assert shown._seconds_left() == 50 + 100
+        now = 100.0
+        shown.update(first, 1.0)
+        shown.update(second, 1.0)
+        assert shown._seconds_left() == 100
+
+
 def test_on_a_terminal_there_is_a_bar_with_variant_task_and_time_left():
     out = io.StringIO()
     (work,) = works("macs")

@@ -10,7 +10,6 @@ from evitlab.models.network import build_model
 from evitlab.settings import MatchSettings, ThroughputSettings
 from evitlab.study import Variant
 from evitlab.subnetworks import match_throughput, scale_depths
-from evitlab.width_search import choose_width
 
 KNOBS = {"depth": 2, "image_size": 32, "patch_size": 8, "num_classes": 4, "width": 96}
 BASE = Variant(name="base", network="deit_t", knobs=KNOBS, changes={})
@@ -207,102 +206,6 @@ def test_short_measurements_take_an_eighth_of_the_rounds(monkeypatch, most, roun
         seed=0,
     )
     assert seen == [(rounds, rounds, "evitlab", 3), (5, most, "cream", 3)]
-
-
-def choose(points, speedup, *, step, tolerance, tried=(), finest=None):
-    new = {"is_new": lambda width: width not in tried}
-    return choose_width(points, speedup, step=step, finest=finest or step, tolerance=tolerance, **new)
-
-
-def test_prefers_coarse_widths_where_they_are_near_enough():
-    """The slope of -1.4 puts the target at 192 x 1.25^(-1 / 1.4) = 163.7."""
-    assert choose({192: 1.0}, 1.25, step=2, tolerance=0.02) == 164  # 0.2% off in speed
-    assert choose({192: 1.0}, 1.25, step=2, tolerance=0.11) == 160  # 3.3% off, a multiple of 8
-    assert choose({192: 1.0}, 1.25, step=3, tolerance=0.02) == 165  # the nearest multiple of 3
-
-
-def test_between_a_faster_and_a_slower_width_it_interpolates_however_steep_the_step():
-    """128: 7% too fast, 134: 18% too slow, as M4 with MHSA: log-linear between them gives 129.6, the law 134.7."""
-    assert choose({128: 1.074, 134: 0.818}, 1.0, step=2, tolerance=0.001) == 130
-    assert choose({128: 1.074, 134: 0.818, 96: 1.4, 160: 0.6}, 1.0, step=2, tolerance=0.001) == 130
-    assert choose({128: 0.9, 134: 1.1}, 1.0, step=2, tolerance=0.001) == 132  # wider and faster: 131.2
-    assert choose({128: 1.074}, 1.0, step=2, tolerance=0.001) == 134
-
-
-def test_never_measures_a_width_twice_and_ends():
-    """Half way in logarithms is 162.98: four multiples of 2 on either side, by distance."""
-    points, tried = {162: 1.3, 164: 1.2}, [162, 164]
-    for expected in (166, 160, 168, 158, 170, 156):
-        assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) == expected
-        tried.append(expected)
-    assert choose(points, 1.25, step=2, tolerance=0.001, tried=tried) is None
-    assert choose({2: 1.1}, 9.0, step=2, tolerance=0.02, tried=[2]) == 4
-
-
-M4_KNOBS = {"image_size": 32, "num_classes": 4}
-M4 = Variant(name="m4", network="efficientvit_m4", knobs=M4_KNOBS, changes={})
-
-
-def measure_by(monkeypatch, law):
-    """A law of speed over all stages' widths, for a network that differs from its reference in its classes alone."""
-
-    def measure_throughput(models, **settings):
-        return {name: speed_of(law([s.width for s in model.config.stages])) for name, model in models.items()}
-
-    monkeypatch.setattr(subnetworks, "measure_throughput", measure_throughput)
-    return match_throughput(
-        {"base": build_model(M4.make_config(), seed=0)},
-        [replace(M4, knobs={**M4_KNOBS, "num_classes": 5}, speedup=1.0)],
-        settings=MatchSettings(speedup=1.0, tolerance=0.02, max_measurements=8),
-        timing=TIMING,
-        device="cpu",
-        seed=0,
-    ).matches["m4"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start", [0.85, 0.9, 1.04])
-def test_wider_stages_give_finer_steps_than_the_first(monkeypatch, start):
-    """M4's first stage moves in steps of 4 of 128, in speed 6% apart; its last of 4 of 384. All targets are met."""
-    total = 128 + 256 + 384
-    found = measure_by(monkeypatch, lambda widths: start * (sum(widths) / total) ** -2)
-    assert found.reached
-    widths = [stage["width"] for stage in found.matched_config["stages"]]
-    assert abs(start * (sum(widths) / total) ** -2 - 1) <= 0.02
-    assert all(width % 4 == 0 for width in widths)
-    assert found.width == widths[0]
-
-
-@pytest.mark.slow
-def test_a_staircase_is_searched_on_both_sides(monkeypatch):
-    """Kernels that like multiples of 16 in the last stage: speed jumps by 7%, neighbours are tried until one fits."""
-
-    def law(widths):
-        return 0.9 * (sum(widths) / 768) ** -2 * (1.0 if widths[2] % 16 else 1.07)
-
-    found = measure_by(monkeypatch, law)
-    assert found.reached
-    assert len(found.steps) > 1
-    *short, _ = found.steps
-    assert len({step.ratio for step in short}) == len(short), "no network is measured twice"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start", [1.089, 1.09, 1.092])
-def test_where_a_step_of_the_first_stage_leaps_over_the_target_the_others_go_on_alone(monkeypatch, start):
-    """Speed by the first stage mostly: 132 and 136 channels are 5% apart, and the target lies between them."""
-
-    def law(widths):
-        first, *others = widths
-        return start * (first / 128) ** -1.5 * (sum(others) / 640) ** -0.3
-
-    assert law([132, 272, 408]) > 1.02
-    assert law([136, 272, 408]) < 0.98
-    found = measure_by(monkeypatch, law)
-    assert found.reached
-    first, *others = [stage["width"] for stage in found.matched_config["stages"]]
-    assert first == 132
-    assert sum(others) > 5 * first
 
 
 def test_each_variant_has_its_own_reference_and_target(monkeypatch):
