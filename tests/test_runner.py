@@ -267,6 +267,14 @@ def test_a_speed_lost_after_matching_is_timed_at_the_matched_width(make_lab):
     assert measured(again).reference == "base"
 
 
+def test_a_reference_is_recorded_once_however_many_groups_it_is_timed_in(make_lab):
+    lab = make_lab(MATCHED)
+    base, first, second = everything(lab)
+    run_variants(lab, [base, first])
+    run_variants(lab, [base, second])
+    assert [r.variant for r in lab.records if r.task == "throughput"] == ["base", first.name, second.name]
+
+
 def test_a_variant_matched_without_its_reference_times_no_row_of_it(make_lab):
     """As when a worker has claimed that variant alone: the reference is another's row."""
     lab = make_lab(MATCHED)
