@@ -69,6 +69,7 @@ class WidthSearch:
     held: int | None = None
     """Width at which the first stage stays; see `hold`."""
     may_hold: bool = True
+    """Until that has led nowhere."""
     steps: list[MatchStep] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class WidthSearch:
         if self.is_reached():
             return None
         if self.is_reference:
-            return self._make(self.own)
+            return Candidate(width=self.own, config=self.variant.make_config(), held=None)
         self.hold()
         width = self._choose()
         if width is None and self.held is not None:  # the other stages alone do not get there

@@ -138,3 +138,15 @@ def test_one_stage_has_nothing_to_hold():
         search.take(candidate, replace(SPEED, ratio=1.05 if candidate.first <= 190 else 0.95), is_timing=False)
     assert search.held is None
     assert len({tried.candidate.first for tried in search.tried}) == 6
+
+
+def test_what_is_its_reference_keeps_a_width_that_no_search_would_choose():
+    """195 is odd: the search goes by even widths."""
+    odd = Variant(name="one", network="deit_t", knobs={"image_size": 32, "width": 195}, changes={})
+    search = WidthSearch(variant=odd, speedup=1.0, tolerance=0.02, guess=1.0, is_reference=True)
+    candidate = search.next_short()
+    assert candidate is not None
+    assert candidate.config == odd.make_config()
+    search.take(candidate, replace(SPEED, ratio=1.3), is_timing=False)
+    assert search.next_short() is None
+    assert search.next_timing() == candidate
