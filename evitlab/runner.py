@@ -250,8 +250,7 @@ def _keep_together(
             work = _work(lab, name, task)
             if name not in matched and lab.find(rows[name], work) is not None:
                 continue
-            config = matched.get(name) if task != "match" else None
-            config = config or configs.get(name) or rows[name].make_config()
+            config = configs[name] if task == "match" else matched.get(name, configs[name])
             made = make_record(lab, rows[name], work, config, lab.study.asked(rows[name], task))
             lab.keep(replace(made, **{**outcome, "measurement": measurement}, **spent))
             if outcome["status"] == "ok":

@@ -23,7 +23,7 @@ class Matched:
     matches: dict[str, Match]
     """By variant."""
     timings: dict[str, Throughput]
-    """By variant and by reference: the last of each variant at its chosen width, the first of each reference."""
+    """By variant and by reference: of each variant that at its chosen width, of each reference the first."""
 
 
 def match_throughput(

@@ -17,7 +17,7 @@ SLOPES = (-3.0, -0.7)
 NEIGHBOURS = 4
 """Widths tried on either side of the one that the law gives."""
 LAG = 3
-"""Steps that a first stage may stay behind the others; see `WidthSearch.hold`."""
+"""Steps that a first stage may stay behind the others; see `WidthSearch._hold`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +67,16 @@ class WidthSearch:
     is_timed: bool = False
     """Whether they are the full timings."""
     held: int | None = None
-    """Width at which the first stage stays; see `hold`."""
+    """Width at which the first stage stays; see `_hold`."""
     may_hold: bool = True
     """Until that has led nowhere."""
     steps: list[MatchStep] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        stages = self.variant.make_config().stages
-        self.own = stages[0].width
-        self.step = width_step(stages[0])
-        self.finest = find_finest(self.variant.make_config())
+        config = self.variant.make_config()
+        self.own = config.stages[0].width
+        self.step = width_step(config.stages[0])
+        self.finest = _find_finest(config)
 
     def next_short(self) -> Candidate | None:
         """What to measure now; None when the search is over."""
@@ -84,7 +84,7 @@ class WidthSearch:
             return None
         if self.is_reference:
             return Candidate(width=self.own, config=self.variant.make_config(), held=None)
-        self.hold()
+        self._hold()
         width = self._choose()
         if width is None and self.held is not None:  # the other stages alone do not get there
             self.held, self.may_hold = None, False
@@ -111,7 +111,7 @@ class WidthSearch:
         """Whether a measurement was within the tolerance; of the reference itself, whether there is one."""
         return any(self.is_reference or self._error(each) <= self.tolerance for each in self.tried)
 
-    def hold(self) -> None:
+    def _hold(self) -> None:
         """Keep the first stage where a single step of its own leaps over the target: only the others change from there.
 
         In M4 with one FFN a block the step from 132 to 136 channels was 6% in speed, more than a tolerance of 2% spans.
@@ -154,7 +154,7 @@ class WidthSearch:
         return Candidate(width=width, config=self.variant.resize(width, first=max(first, self.step)), held=self.held)
 
 
-def find_finest(config: ModelConfig) -> float:
+def _find_finest(config: ModelConfig) -> float:
     """A change of the first stage's width that moves about one stage by its own step; of several stages half the least,
     as they take their steps at different widths."""
     first, *others = [width_step(stage) * config.stages[0].width / stage.width for stage in config.stages]

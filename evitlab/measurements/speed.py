@@ -149,7 +149,7 @@ class Match:
     """The network whose speed is the measure: the study's base, or the one that the variant starts from."""
     tolerance: float
     reached: bool
-    """Whether the last measured ratio lies within the tolerance of the target, or need not, see `is_reference`."""
+    """Whether the ratio lies within the tolerance of the target, or need not, see `is_reference`."""
     ratio: float
     """Speed over the reference's at the chosen width."""
     ratio_low: float
