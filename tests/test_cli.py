@@ -240,15 +240,15 @@ def test_a_variant_that_fails_gives_exit_code_1(tmp_path):
 @pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(tmp_path):
     (tmp_path / "long.yaml").write_text(TINY.replace("steps: 1,", "steps: 100000,"))
-    command = [sys.executable, "-m", "evitlab", "run", "long.yaml"]
+    command = [sys.executable, "-m", "evitlab", "run", "long.yaml", "--results", "elsewhere"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        records = tmp_path / "results/long/records.jsonl"
+        records = tmp_path / "elsewhere/long/records.jsonl"
         while process.poll() is None and (not records.exists() or records.read_text().count("\n") < 5):
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 130
-    assert "Go on with: evitlab run long.yaml" in errors
+    assert "Go on with: evitlab run long.yaml --results elsewhere" in errors
     assert "Traceback" not in errors
 
 

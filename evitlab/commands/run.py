@@ -24,10 +24,12 @@ Results = Annotated[Path, typer.Option(help="Folder that holds a folder of resul
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of timing order and weights; added to the study's own.")]
 
+RESULTS = Path("results")
+
 
 def run(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     data_root: DataRoot = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     seed: Seed = 0,
@@ -64,8 +66,9 @@ def run(
             trainings=trainings,
         )
     except KeyboardInterrupt as stop:
-        said = f"interrupted; what was measured is kept. Go on with: evitlab run {study}"
-        Console(stderr=True).print(said, highlight=False)
+        where = "" if results == RESULTS else f" --results {results}"
+        said = f"interrupted; what was measured is kept. Go on with: evitlab run {study}{where}"
+        Console(stderr=True, soft_wrap=True).print(said, markup=False, highlight=False)
         raise typer.Exit(143 if str(stop) == "SIGTERM" else 130) from None
     if as_json:
         print(ran.table.to_json(orient="records"))
